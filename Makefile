@@ -1,0 +1,54 @@
+# make run, make test and their friends. Everything happens in .venv, made here.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+STUDY ?= phantom
+SEEDS ?= 0 1 2
+ENV_OF_STUDY = $(if $(filter phantom,$(STUDY)),base,$(STUDY))
+ARGS ?=
+TESTS ?= tests
+
+.PHONY: run test study viz mlflow lint bench clean install install-dev
+
+run: install  ## Run the main job: all eight pipelines on the embedded phantom study
+	$(BIN)/kedro run $(ARGS)
+
+study: install  ## Run a study for several seeds and aggregate: make study STUDY=breastmnist SEEDS='0 1 2'
+	$(BIN)/python -m xai_robustness.study --env $(ENV_OF_STUDY) --seeds "$(SEEDS)" $(ARGS)
+
+test: install-dev  ## Run the tests
+	$(BIN)/python -m pytest $(TESTS) $(ARGS)
+
+lint: install-dev  ## Style, types and layers
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+viz: install  ## Open the flow in kedro-viz
+	$(BIN)/kedro viz run --env $(ENV_OF_STUDY) --include-hooks $(ARGS)
+
+mlflow: install  ## Compare runs in MLflow
+	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db $(ARGS)
+
+bench: install-dev  ## Measure against peers, side by side
+	$(BIN)/python benchmarks/run.py $(ARGS)
+
+clean:  ## Remove the environment and everything computed; raw data stay
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .viz mlflow.db mlartifacts
+	rm -rf data/0[2-8]_* data/.lock-*
+
+install: $(VENV)/.installed
+install-dev: $(VENV)/.installed-dev
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@

@@ -1,0 +1,114 @@
+"""Spectral embedding of samples and the clusterings of it (SpRAy)."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy import linalg, sparse
+from sklearn.cluster import HDBSCAN, KMeans
+from sklearn.manifold import TSNE
+from sklearn.neighbors import kneighbors_graph
+
+from xai_robustness.randomness import numpy_rng, seed_for
+from xai_robustness.registry import Registry
+from xai_robustness.types import InputError
+
+DENSE_SIZE = 600
+"""Up to this many samples the whole spectrum is computed densely, which is faster and sees repeated eigenvalues."""
+
+Clustering = Callable[[np.ndarray, Sequence[int], int, int], list[np.ndarray]]
+CLUSTERINGS: Registry[Clustering] = Registry("clustering")
+
+
+def spectral_embedding(
+    features: Float[np.ndarray, "n d"], n_neighbors: int, n_eigen: int, seed: int
+) -> tuple[Float[np.ndarray, " e"], Float[np.ndarray, "n e"]]:
+    """Embed samples by the symmetric normalised Laplacian of their nearest-neighbour graph [Lapuschkin2019].
+
+    A = (B + B^T) / 2 of the binary Euclidean k-nearest-neighbour graph B; the largest eigenpairs of
+    D^-1/2 A D^-1/2; rows scaled to length 1. Small sets use fewer neighbours and eigenpairs.
+
+    Args:
+        features: (N,D), at least 3 samples.
+        n_neighbors: neighbours of each sample, itself not counted.
+        n_eigen: eigenpairs E to keep.
+        seed: the run's seed; it draws the start vector of the iteration.
+
+    Returns:
+        Eigenvalues (E,) of I - D^-1/2 A D^-1/2, ascending in [0,2], and the embedding float64 (N,E), signs fixed.
+
+    Raises:
+        InputError: fewer than 3 samples or features that are not finite.
+    """
+    n = len(features)
+    if n < 3 or not np.isfinite(features).all():
+        raise InputError(
+            f"The features parameter of spectral_embedding must be finite and of at least 3 samples. Got {n} samples "
+            f"and {int((~np.isfinite(features)).sum())} values that are not finite instead."
+        )
+    neighbours = kneighbors_graph(features, min(n_neighbors, n - 1))
+    affinity = (neighbours + neighbours.T) / 2
+    root = sparse.diags_array(1 / np.sqrt(np.asarray(affinity.sum(1)).ravel()))
+    values, vectors = _largest(root @ affinity @ root, min(n_eigen, n - 1), seed)
+    vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(0), np.arange(vectors.shape[1])])
+    return 1 - values, _unit_rows(vectors)
+
+
+def _unit_rows(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+
+def _largest(matrix: sparse.sparray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Largest eigenpairs of a symmetric matrix, descending."""
+    n = matrix.shape[0]
+    if n <= DENSE_SIZE or count > n // 4:
+        values, vectors = linalg.eigh(matrix.toarray(), subset_by_index=[n - count, n - 1])
+    else:
+        start = numpy_rng(seed, "spectral_embedding").standard_normal(n)
+        values, vectors = sparse.linalg.eigsh(matrix, k=count, which="LA", v0=start)
+    order = np.argsort(values)[::-1]
+    return values[order], vectors[:, order]
+
+
+def eigengap(eigenvalues: Float[np.ndarray, " e"], at_most: int) -> tuple[int, float]:
+    """Number of clusters in 2..`at_most` after which the ascending eigenvalues jump most, and that jump."""
+    gaps = np.diff(eigenvalues)[1:at_most]
+    return (2, 0.0) if len(gaps) == 0 else (int(gaps.argmax()) + 2, float(gaps.max()))
+
+
+@CLUSTERINGS.register("kmeans")
+def kmeans(embedding: Float[np.ndarray, "n e"], counts: Sequence[int], min_size: int, seed: int) -> list[np.ndarray]:
+    """One clustering (N,) for each number k of clusters in `counts`, of the first k eigenvectors [Ng2001]."""
+    state = seed_for(seed, "kmeans") % 2**32
+    fits = (KMeans(k, n_init=4, random_state=state) for k in counts if k < len(embedding))
+    return [fit.fit_predict(_unit_rows(embedding[:, : fit.n_clusters])) for fit in fits]
+
+
+@CLUSTERINGS.register("hdbscan")
+def hdbscan(embedding: Float[np.ndarray, "n e"], counts: Sequence[int], min_size: int, seed: int) -> list[np.ndarray]:
+    """One density-based clustering (N,) with as many clusters as it finds; -1 marks noise [Campello2013]."""
+    return [HDBSCAN(min_cluster_size=max(2, min_size), copy=True).fit_predict(embedding)]
+
+
+def two_dimensional(embedding: Float[np.ndarray, "n e"], method: str, seed: int) -> Float[np.ndarray, "n 2"]:
+    """Points (N,2) for a figure: t-SNE of the embedding [vanderMaaten2008], or its second and third eigenvector.
+
+    Args:
+        embedding: (N,E) of `spectral_embedding`.
+        method: "tsne" or "eigenvectors"; sets of fewer than 8 samples always use the eigenvectors.
+        seed: the run's seed.
+    """
+    if method == "tsne" and len(embedding) >= 8:
+        state = seed_for(seed, "tsne") % 2**32
+        perplexity = min(30.0, (len(embedding) - 1) / 3)
+        return TSNE(perplexity=perplexity, init="pca", random_state=state).fit_transform(embedding).astype(np.float64)
+    points = np.zeros((len(embedding), 2))
+    shown = embedding[:, 1:3]
+    points[:, : shown.shape[1]] = shown
+    return points
+
+
+def groups_of(labels: Int[np.ndarray, " n"], min_size: int) -> list[np.ndarray]:
+    """Members (boolean (N,)) of each cluster that has at least `min_size` of them and is not noise or everything."""
+    members = [labels == value for value in np.unique(labels) if value >= 0]
+    return [inside for inside in members if min_size <= inside.sum() <= len(labels) - 2]

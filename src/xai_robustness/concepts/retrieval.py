@@ -1,0 +1,173 @@
+"""Sample retrieval: CAVs from artifact labels, bias scores, and how well they find the samples with the artifact."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float
+
+from xai_robustness.concepts.cav import CavParams, Cavs, fit_cav
+from xai_robustness.concepts.samples import LatentsReader, rows_of, sample_table
+from xai_robustness.metrics.bootstrap import N_BOOT, Resamples, bootstrap
+from xai_robustness.metrics.ranking import Ranking
+from xai_robustness.types import METRIC_COLUMNS, InputError
+
+NEURON = "neuron"
+"""The kind under which the best single neuron of a layer stands beside the CAVs."""
+
+RETRIEVAL_COLUMNS = ("layer", "kind", "neuron", "sign", *METRIC_COLUMNS)
+
+
+def suspect_classes(artifact_labels: pd.DataFrame) -> list[int]:
+    """Classes in which an artifact was confirmed: some train sample carries it and no label is merely assumed."""
+    train = artifact_labels[artifact_labels["split"] == "train"]
+    assumed = set(train.loc[train["source"] == "assumed", "class"])
+    return [int(c) for c in np.unique(train.loc[train["artifact"].astype(bool), "class"]) if c not in assumed]
+
+
+def fit_cavs(latents: LatentsReader, artifact_labels: pd.DataFrame, params: CavParams) -> Cavs:
+    """Fit every kind of CAV in every layer on the train samples of the classes with a confirmed artifact.
+
+    Classes without one join as clean samples only where a class carries the artifact throughout.
+
+    Args:
+        latents: of the biased train split.
+        artifact_labels: of `review.refine_labels`.
+        params: see `CavParams`.
+
+    Returns:
+        The CAVs; empty where nothing was confirmed or fewer than two samples carry the artifact.
+    """
+    train = artifact_labels[artifact_labels["split"] == "train"]
+    scope = train[train["class"].isin(suspect_classes(artifact_labels))]
+    scope = train if (~scope["artifact"]).sum() < 2 and len(scope) else scope
+    if scope["artifact"].sum() < 2:
+        return Cavs()
+    rows, places = rows_of(latents.sample_ids("train"), scope["sample_id"].to_numpy())
+    artifact = scope["artifact"].to_numpy(bool)[places]
+    items = []
+    for layer in params.layers or latents.layers:
+        features = latents.activations("train", layer, params.pool)[rows]
+        items += [fit_cav(features, artifact, kind, layer, params.pool) for kind in params.kinds]
+    return Cavs(tuple(items))
+
+
+def bias_scores(latents: LatentsReader, cavs: Cavs, splits: Iterable[str]) -> pd.DataFrame:
+    """Bias scores of all samples: sample_id, split, class and a column `<layer>/<kind>` a CAV, positive = artifact."""
+    tables = []
+    for split in splits:
+        columns = {cav.name: cav.scores(latents.activations(split, cav.layer, cav.pool)) for cav in cavs}
+        tables.append(pd.concat([sample_table(latents, (split,)), pd.DataFrame(columns)], axis=1))
+    return pd.concat(tables, ignore_index=True)
+
+
+def retrieval_metrics(
+    latents: LatentsReader,
+    cavs: Cavs,
+    artifact_labels: pd.DataFrame,
+    truth: pd.DataFrame | None,
+    seed: int,
+    n_boot: int = N_BOOT,
+) -> pd.DataFrame:
+    """AUROC, average precision and separation of the bias scores, of each CAV and of each layer's best single neuron.
+
+    `val/biased/…` judges by the reviewed validation labels and serves selection (`train/biased/…`, in sample, where
+    those lack a class); `test/biased/…` judges all test samples by the truth, where it is known. The neuron and its
+    sign are chosen by average precision on the same samples that serve selection. Separation is the distance of the
+    two means in pooled standard deviations.
+
+    Args:
+        latents: of the biased splits.
+        cavs: of `fit_cavs`.
+        artifact_labels: of `review.refine_labels`.
+        truth: sample_id and artifact of biased test, or None.
+        seed: the run's seed, for the intervals.
+        n_boot: bootstrap replicates.
+
+    Returns:
+        `RETRIEVAL_COLUMNS`; neuron and sign are -1 and 0 for CAVs; empty where there are no CAVs.
+    """
+    rows: list[tuple] = []
+    judged = _judged_splits(artifact_labels, truth)
+    for layer in dict.fromkeys(cav.layer for cav in cavs):
+        ours = [cav for cav in cavs if cav.layer == layer]
+        neuron: tuple[int, int] | None = None
+        for split, said in judged:
+            places, there = rows_of(latents.sample_ids(split), said["sample_id"].to_numpy())
+            artifact = said["artifact"].to_numpy(bool)[there]
+            features = np.asarray(latents.activations(split, layer, ours[0].pool)[places], np.float64)
+            neuron = neuron or best_neuron(features, artifact)
+            for cav in ours:
+                rows += _metric_rows((layer, cav.kind, -1, 0), split, cav.scores(features), artifact, seed, n_boot)
+            scores = neuron[1] * features[:, neuron[0]]
+            rows += _metric_rows((layer, NEURON, *neuron), split, scores, artifact, seed, n_boot)
+    return pd.DataFrame(rows, columns=list(RETRIEVAL_COLUMNS))
+
+
+def best_neuron(features: Float[np.ndarray, "n k"], artifact: Bool[np.ndarray, " n"]) -> tuple[int, int]:
+    """The neuron and sign (1 or -1) whose activation has the best average precision; the first among equals."""
+    once = np.ones((len(artifact), 1))
+    signed = [
+        (Ranking.of(s * column, artifact).average_precision(once)[0], s) for column in features.T for s in (1, -1)
+    ]
+    best = int(np.argmax(np.round([value for value, _ in signed], 9)))
+    return best // 2, signed[best][1]
+
+
+def choose_cav(metrics: pd.DataFrame) -> tuple[str, str] | None:
+    """Layer and kind of the CAV that finds the artifact best on validation; None where there are no CAVs.
+
+    Best average precision, then AUROC, then separation of the two groups; no test number is looked at.
+
+    Args:
+        metrics: of `retrieval_metrics`.
+    """
+    cavs = metrics[metrics["kind"] != NEURON]
+    if cavs.empty:
+        return None
+    selection = [split for split in ("val", "train") if cavs["metric"].str.startswith(f"{split}/").any()]
+    if not selection:
+        raise InputError("The metrics parameter of choose_cav must hold validation rows. Got test rows alone.")
+    names = [f"{selection[0]}/biased/{name}" for name in ("average_precision", "auroc", "separation")]
+    table = cavs.pivot_table(index=["layer", "kind"], columns="metric", values="value", sort=False)[names].round(6)
+    layer, kind = table.sort_values(names, ascending=False, kind="stable").index[0]
+    return str(layer), str(kind)
+
+
+def _judged_splits(artifact_labels: pd.DataFrame, truth: pd.DataFrame | None) -> list[tuple[str, pd.DataFrame]]:
+    """Split and labels: first those that serve selection, then test."""
+    val, train = (artifact_labels[artifact_labels["split"] == split] for split in ("val", "train"))
+    train = train[train["class"].isin(suspect_classes(artifact_labels))]
+    selection = ("val", val) if val["artifact"].nunique() == 2 else ("train", train)
+    return [selection] if truth is None else [selection, ("test", truth)]
+
+
+def _metric_rows(
+    subject: tuple, split: str, scores: np.ndarray, artifact: np.ndarray, seed: int, n_boot: int
+) -> list[tuple]:
+    ranking = Ranking.of(scores, artifact)
+    resamples = Resamples(artifact, n_boot, seed)
+    statistics = {
+        "auroc": ranking.auroc,
+        "average_precision": ranking.average_precision,
+        "separation": lambda weights: _separations(scores, artifact, weights),
+    }
+    return [
+        (*subject, f"{split}/biased/{name}", *bootstrap(statistic, resamples), len(scores))
+        for name, statistic in statistics.items()
+    ]
+
+
+def _separations(
+    scores: Float[np.ndarray, " n"], artifact: Bool[np.ndarray, " n"], weights: Float[np.ndarray, "n b"]
+) -> Float[np.ndarray, " b"]:
+    """Separation of every weighting; NaN where a group is empty or nothing varies."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means, variances = [], []
+        for rows in (~artifact, artifact):
+            total = weights[rows].sum(0)
+            mean = scores[rows] @ weights[rows] / total
+            means.append(mean)
+            variances.append(np.maximum((scores[rows] ** 2) @ weights[rows] / total - mean**2, 0))
+        spread = np.sqrt((variances[0] + variances[1]) / 2)
+        return np.where(spread > 0, (means[1] - means[0]) / spread, np.nan)

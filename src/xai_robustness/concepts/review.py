@@ -1,0 +1,276 @@
+"""Review of the suspects by an oracle with a budget or a person's table, and the artifact labels from it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Self
+
+import numpy as np
+import pandas as pd
+from pydantic import Field, model_validator
+
+from xai_robustness.concepts.cav import fit_cav, stratified_folds
+from xai_robustness.concepts.samples import SAMPLE_COLUMNS, LatentsReader, rows_of, sample_table
+from xai_robustness.concepts.separability import separation
+from xai_robustness.metrics.ranking import average_precision
+from xai_robustness.randomness import numpy_rng
+from xai_robustness.types import InputError, Params
+
+REVIEW_COLUMNS = (*SAMPLE_COLUMNS, "artifact", "source", "suspect", "confirmed")
+LABEL_COLUMNS = (*SAMPLE_COLUMNS, "artifact", "source")
+REFINE_ROUNDS = 3
+"""Times that the labels are refined: fit, look at the most uncertain samples, fit again."""
+
+
+class ReviewParams(Params):
+    """Who looks at the suspects, and at how many samples."""
+
+    reviewer: Literal["oracle", "csv"] = Field("oracle", description="oracle: the known truth; csv: a person's table")
+    csv: str | None = Field(None, description="table with the columns sample_id and artifact (0 or 1)")
+    budget: int = Field(200, ge=0, description="train samples that the oracle looks at")
+    val_budget: int = Field(100, ge=0, description="validation samples that the oracle looks at")
+    per_suspect: int = Field(10, ge=2, description="typical members looked at to judge a suspect")
+    min_purity: float = Field(0.5, gt=0, le=1, description="share of artifacts among them that confirms a suspect")
+    refine_share: float = Field(0.25, ge=0, le=1, description="share of the budget kept for uncertain samples")
+
+    @model_validator(mode="after")
+    def _needs_table(self) -> Self:
+        if (self.reviewer == "csv") != (self.csv is not None):
+            raise ValueError("give a csv with reviewer 'csv', and only then")
+        return self
+
+
+@dataclass
+class _Oracle:
+    """Answers from the truth and remembers every look; a sample is looked at once."""
+
+    answers: dict[int, bool]
+    seen: dict[int, tuple[bool, int]] = field(default_factory=dict)
+
+    def look(self, ids: Iterable[int], suspect: int, at_most: int) -> list[bool]:
+        """Answers for `ids` until `at_most` new looks are spent."""
+        found = []
+        for sample_id in map(int, ids):
+            if sample_id not in self.seen:
+                if at_most <= 0:
+                    break
+                at_most -= 1
+                self.seen[sample_id] = (self.answers[sample_id], suspect)
+            found.append(self.seen[sample_id][0])
+        return found
+
+
+def review_suspects(
+    suspects: pd.DataFrame,
+    members: pd.DataFrame,
+    samples: pd.DataFrame,
+    truth: pd.DataFrame | None,
+    params: ReviewParams,
+    seed: int,
+) -> pd.DataFrame:
+    """Look at samples of the suspects and say which carry the artifact.
+
+    The oracle goes through the suspects by rank and looks at the `per_suspect` most typical members of each; a suspect
+    of which at least `min_purity` carry the artifact is confirmed. Half of the budget (less `refine_share`) goes to
+    the suspects, first for judging, then to random members of the confirmed ones; the other half to random train
+    samples of the same classes outside of them, and `val_budget` to random validation samples of these classes.
+
+    Args:
+        suspects: of `find_suspects`.
+        members: of `find_suspects`.
+        samples: `samples.sample_table` of train and val.
+        truth: sample_id and artifact of biased train and val; only the oracle needs it.
+        params: see `ReviewParams`.
+        seed: the run's seed.
+
+    Returns:
+        A row a reviewed sample (`REVIEW_COLUMNS`): what it shows, who said so, the suspect it was looked at for (-1:
+        control), and whether its class has a confirmed suspect. A person's table confirms the classes in which it has
+        an artifact.
+
+    Raises:
+        InputError: the table is missing or malformed, or names samples that train and val do not have.
+    """
+    if params.reviewer == "csv":
+        return _from_table(Path(str(params.csv)), members, samples)
+    if truth is None:
+        raise InputError("The truth parameter of review_suspects must be given to the oracle. Got None instead.")
+    oracle = _Oracle(_answers(truth))
+    confirmed = _judge(oracle, suspects, members, params, seed)
+    classes = suspects.loc[suspects["suspect"].isin(confirmed), "class"].unique()
+    inside = members.loc[members["suspect"].isin(confirmed), "sample_id"]
+    ours = samples[samples["class"].isin(classes)]
+    control = ours[(ours["split"] == "train") & ~ours["sample_id"].isin(inside)]["sample_id"].to_numpy()
+    control = control[~np.isin(control, list(oracle.seen))]
+    oracle.look(_shuffled(control, seed, "control"), -1, _first_look(params) - _first_look(params) // 2)
+    val = ours.loc[ours["split"] == "val", "sample_id"].to_numpy()
+    oracle.look(_shuffled(val, seed, "val"), -1, params.val_budget)
+    return _table(oracle, samples, classes)
+
+
+def _first_look(params: ReviewParams) -> int:
+    return params.budget - round(params.refine_share * params.budget)
+
+
+def _shuffled(ids: np.ndarray, seed: int, *names: str | int) -> np.ndarray:
+    return ids[numpy_rng(seed, "review", *names).permutation(len(ids))]
+
+
+def _answers(truth: pd.DataFrame) -> dict[int, bool]:
+    return dict(zip(truth["sample_id"].astype(int), truth["artifact"].astype(bool)))
+
+
+def _judge(
+    oracle: _Oracle, suspects: pd.DataFrame, members: pd.DataFrame, params: ReviewParams, seed: int
+) -> list[int]:
+    """Confirmed suspects; spends half of the first look on them, at most half of that on judging once one is found."""
+    budget = _first_look(params) // 2
+    ranked = [int(s) for s in suspects.sort_values("rank")["suspect"]]
+    lists = {s: members.loc[members["suspect"] == s, "sample_id"].to_numpy() for s in ranked}
+    confirmed: list[int] = []
+    for suspect in ranked:
+        left = budget - len(oracle.seen)
+        if left < params.per_suspect or (confirmed and left < budget / 2):
+            break
+        found = oracle.look(lists[suspect][: params.per_suspect], suspect, left)
+        if sum(found) >= max(2, params.min_purity * len(found)):
+            confirmed.append(suspect)
+    for place, suspect in enumerate(confirmed):
+        share = (budget - len(oracle.seen)) // (len(confirmed) - place)
+        unseen = lists[suspect][~np.isin(lists[suspect], list(oracle.seen))]
+        oracle.look(_shuffled(unseen, seed, "members", suspect), suspect, share)
+    return confirmed
+
+
+def _table(oracle: _Oracle, samples: pd.DataFrame, classes: np.ndarray) -> pd.DataFrame:
+    table = samples[samples["sample_id"].isin(list(oracle.seen))].copy()
+    table["artifact"] = [oracle.seen[i][0] for i in table["sample_id"]]
+    table["source"] = "oracle"
+    table["suspect"] = [oracle.seen[i][1] for i in table["sample_id"]]
+    table["confirmed"] = table["class"].isin(classes)
+    return table.astype({"artifact": bool, "suspect": int}).reset_index(drop=True)[list(REVIEW_COLUMNS)]
+
+
+def _from_table(path: Path, members: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:
+    said = read_review(path)
+    unknown = said.loc[~said["sample_id"].isin(samples["sample_id"]), "sample_id"]
+    if len(unknown):
+        raise InputError(
+            f"{len(unknown)} of {len(said)} sample ids in {path.name} are not in train or val (first: "
+            f"{unknown.iloc[0]}). Use the ids of the suspects' members."
+        )
+    table = samples.merge(said, on="sample_id")
+    best = members.drop_duplicates("sample_id").set_index("sample_id")["suspect"]
+    table["source"] = "csv"
+    table["suspect"] = table["sample_id"].map(best).fillna(-1).astype(int)
+    found = table.loc[table["artifact"] & (table["split"] == "train"), "class"].unique()
+    table["confirmed"] = table["class"].isin(found)
+    return table[list(REVIEW_COLUMNS)]
+
+
+def read_review(path: Path) -> pd.DataFrame:
+    """Read a person's review: columns sample_id (integer, each once) and artifact (0, 1, true or false)."""
+    if not path.is_file():
+        raise InputError(
+            f"No review table at {path}. Write one with the columns sample_id and artifact, or name another in csv."
+        )
+    said = pd.read_csv(path)
+    if missing := [name for name in ("sample_id", "artifact") if name not in said]:
+        raise InputError(f"The table {path.name} must have the columns sample_id and artifact. It lacks {missing}.")
+    values = said["artifact"].astype(str).str.strip().str.lower()
+    known = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
+    ids = pd.to_numeric(said["sample_id"], errors="coerce")
+    bad = (~values.isin(known) | ids.isna() | (ids % 1 != 0) | ids.duplicated()).to_numpy()
+    if bad.any():
+        raise InputError(
+            f"Each row of {path.name} must hold an integer sample_id, once, and an artifact of 0 or 1. "
+            f"Got {int(bad.sum())} other rows (first in line {int(bad.argmax()) + 2}). Correct them."
+        )
+    return pd.DataFrame({"sample_id": ids.astype(np.int64), "artifact": values.map(known).astype(bool)})
+
+
+def refine_labels(
+    reviewed: pd.DataFrame, latents: LatentsReader, params: ReviewParams, truth: pd.DataFrame | None, seed: int
+) -> pd.DataFrame:
+    """Artifact labels of all train samples (and of the reviewed validation samples) from a few reviewed ones.
+
+    In the classes with a confirmed suspect a ridge CAV is fitted on the reviewed samples, in the layer where its
+    out-of-fold average precision is best; the oracle spends what is left of the budget on the samples nearest to the
+    threshold, in `REFINE_ROUNDS` rounds; the CAV labels the rest. Other classes are assumed to be clean.
+
+    Args:
+        reviewed: of `review_suspects`.
+        latents: of the biased train and val split.
+        params: see `ReviewParams`.
+        truth: sample_id and artifact of biased train; None: no more looks.
+        seed: the run's seed.
+
+    Returns:
+        `LABEL_COLUMNS`, where source is reviewed, propagated or assumed. With no confirmed suspect nothing is
+        propagated, and every label that nobody looked at is False.
+    """
+    train = sample_table(latents, ("train",))
+    known = _answers(reviewed)
+    scope = train["class"].isin(reviewed.loc[reviewed["confirmed"].astype(bool), "class"]).to_numpy()
+    ids = train["sample_id"].to_numpy()
+    artifact = np.zeros(len(ids), bool)
+    if scope.any():
+        answers = _answers(truth) if truth is not None and params.reviewer == "oracle" else {}
+        left = params.budget - int((reviewed["split"] == "train").sum()) if answers else 0
+        artifact[scope] = _propagate(ids[scope], latents, known, answers, max(left, 0))
+    seen = np.isin(ids, list(known))
+    artifact[seen] = [known[int(i)] for i in ids[seen]]
+    train["artifact"] = artifact
+    train["source"] = np.where(seen, "reviewed", np.where(scope, "propagated", "assumed"))
+    val = reviewed[reviewed["split"] == "val"].assign(source="reviewed")[list(LABEL_COLUMNS)]
+    return pd.concat([train, val], ignore_index=True).astype({"artifact": bool})[list(LABEL_COLUMNS)]
+
+
+def _propagate(
+    ids: np.ndarray, latents: LatentsReader, known: dict[int, bool], answers: dict[int, bool], left: int
+) -> np.ndarray:
+    """Predicted artifacts of the samples `ids`; adds what it looks at to `known`."""
+    rows, _ = rows_of(latents.sample_ids("train"), ids)  # ids come in the order of the latents
+    features = {layer: latents.activations("train", layer, "max")[rows] for layer in latents.layers}
+    margin = _margins(ids, features, known)
+    for share in np.diff(np.linspace(0, left, REFINE_ROUNDS + 1).astype(int)):
+        unseen = ~np.isin(ids, list(known))
+        chosen = ids[unseen][np.argsort(np.abs(margin[unseen]), kind="stable")[:share]]
+        known.update({int(i): answers[int(i)] for i in chosen})
+        margin = _margins(ids, features, known) if len(chosen) else margin
+    return margin > 0
+
+
+def _margins(ids: np.ndarray, features: dict[str, np.ndarray], known: dict[int, bool]) -> np.ndarray:
+    """Score less threshold of every sample, by the layer that tells the known ones apart best."""
+    seen = np.isin(ids, list(known))
+    artifact = np.array([known[int(i)] for i in ids[seen]], bool)
+    if min(artifact.sum(), (~artifact).sum()) < 2:  # nothing to tell apart: what most reviewed samples show
+        return np.full(len(ids), 1.0 if artifact.mean() >= 0.5 else -1.0)
+    scores = {layer: _out_of_fold(x[seen], artifact, layer) for layer, x in features.items()}
+    layer = max(
+        scores,
+        key=lambda name: (round(average_precision(scores[name], artifact), 9), separation(scores[name], artifact)),
+    )
+    cav = fit_cav(features[layer][seen], artifact, "ridge", layer)
+    return cav.scores(features[layer]) - best_threshold(scores[layer], artifact)
+
+
+def _out_of_fold(features: np.ndarray, artifact: np.ndarray, layer: str) -> np.ndarray:
+    scores = np.zeros(len(artifact))
+    smallest = int(min(artifact.sum(), (~artifact).sum()))
+    if smallest < 4:  # a fold would leave a single sample of a class to fit on
+        return fit_cav(features, artifact, "ridge", layer).scores(features)
+    for train, test in stratified_folds(artifact).split(features, artifact):
+        scores[test] = fit_cav(features[train], artifact[train], "ridge", layer).scores(features[test])
+    return scores
+
+
+def best_threshold(scores: np.ndarray, artifact: np.ndarray) -> float:
+    """Threshold with the best balanced accuracy, in the middle between two scores; among equals the one nearest 0."""
+    order = np.unique(scores)
+    cuts = np.concatenate([[order[0] - 1], (order[1:] + order[:-1]) / 2, [order[-1] + 1]])
+    above = scores[None, :] > cuts[:, None]
+    balanced = above[:, artifact].mean(1) + (~above[:, ~artifact]).mean(1)
+    best = np.flatnonzero(balanced >= balanced.max() - 1e-12)
+    return float(cuts[best[np.abs(cuts[best]).argmin()]])

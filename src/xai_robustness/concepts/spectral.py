@@ -1,0 +1,262 @@
+"""Reveal: suspects are clusters of samples of one class whose relevances stand apart from the rest (SpRAy)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from pydantic import Field, field_validator
+
+from xai_robustness.concepts.embedding import (
+    CLUSTERINGS,
+    eigengap,
+    groups_of,
+    spectral_embedding,
+    two_dimensional,
+)
+from xai_robustness.concepts.samples import LatentsReader, sample_table
+from xai_robustness.concepts.separability import (
+    fisher_projection,
+    gaussian_null,
+    input_features,
+    latent_features,
+    principal_components,
+    separation,
+)
+from xai_robustness.randomness import numpy_rng
+from xai_robustness.types import Params
+
+SUSPECT_COLUMNS = ("suspect", "rank", "class", "view", "size", "score", "separation", "null_separation", "eigengap")
+MEMBER_COLUMNS = ("suspect", "sample_id", "outlier_score")
+EVALUATION_COLUMNS = ("suspect", "precision", "precision_low", "precision_high") + (
+    "recall",
+    "recall_low",
+    "recall_high",
+    "f1",
+    "size",
+    "n_artifact",
+)
+Z_95 = 1.959963984540054
+
+
+class RevealParams(Params):
+    """How suspects are searched."""
+
+    n_neighbors: int = Field(32, ge=1, description="neighbours in the graph of samples")
+    n_eigen: int = Field(32, ge=2, description="eigenvectors of the embedding")
+    clusterings: tuple[str, ...] = Field(("kmeans",), min_length=1, description="kmeans, hdbscan")
+    n_clusters: tuple[int, ...] = Field(
+        (2, 3, 4, 6, 8), description="numbers of clusters tried; the one of the eigengap is added"
+    )
+    min_size: int = Field(10, ge=4, description="smallest suspect, in samples")
+    max_samples: int = Field(1000, ge=20, description="samples of a class that are embedded, drawn at random")
+    max_suspects: int = Field(12, ge=1, description="suspects kept")
+    max_overlap: float = Field(0.5, ge=0, le=1, description="Jaccard index from which two suspects count as one")
+    views: tuple[Literal["input", "latent"], ...] = Field(("input", "latent"), min_length=1)
+    layers: tuple[str, ...] = Field((), description="layers of the latent view; empty: every layer of the latents")
+    n_components: int = Field(20, ge=1, description="principal components in which separation is measured")
+    n_null: int = Field(2, ge=1, description="structureless sets that give the reference for a separation")
+    layout: Literal["tsne", "eigenvectors"] = Field("tsne", description="two-dimensional layout of the figures")
+
+    @field_validator("clusterings")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(CLUSTERINGS.checked(name) for name in names)
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """One class in one view, for figures.
+
+    Attributes:
+        class_index: the class.
+        view: "input" or a layer.
+        sample_ids: int64 (N,).
+        eigenvalues: (E,), ascending.
+        embedding: (N,E), rows of length 1.
+        points: (N,2) two-dimensional layout.
+    """
+
+    class_index: int
+    view: str
+    sample_ids: np.ndarray
+    eigenvalues: np.ndarray
+    embedding: np.ndarray
+    points: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class _Candidate:
+    inside: np.ndarray
+    projection: np.ndarray
+    separation: float
+    null_separation: float
+    embedding: Embedding
+    gap: float
+
+    @property
+    def score(self) -> float:
+        return self.separation / self.null_separation
+
+    @property
+    def members(self) -> np.ndarray:
+        return self.embedding.sample_ids[self.inside]
+
+
+def find_suspects(
+    latents: LatentsReader, params: RevealParams, seed: int
+) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Embedding]]:
+    """Find clusters of train samples that may share a shortcut; no truth is used.
+
+    Each class is embedded in each view, clustered with several numbers of clusters, and every cluster gets its
+    `separation` from the rest of its class. `score` is that separation in units of the best one that the same
+    procedure finds in Gaussian samples of the same covariance, which have no clusters (the idea of [Liu2008]): a score
+    of 1 is what chance gives. Suspects are ranked by score; one that mostly repeats a better one is left out.
+
+    Args:
+        latents: of the biased train split.
+        params: see `RevealParams`.
+        seed: the run's seed.
+
+    Returns:
+        Suspects (`SUSPECT_COLUMNS`, `suspect` and `rank` from 0 and 1 on), their members (`MEMBER_COLUMNS`, most
+        typical first; `outlier_score` is the distance to the border with the rest, in standard deviations), and the
+        embeddings of the views with a suspect by name `class_<c>/<view>`. All empty where no class has enough samples.
+    """
+    candidates = [c for view in _class_views(latents, params, seed) for c in _candidates(*view, params, seed)]
+    candidates.sort(key=lambda c: (-c.score, c.inside.sum(), c.embedding.class_index, c.embedding.view))
+    kept = _distinct(candidates, params)
+    suspects = pd.DataFrame([_suspect_row(i, c) for i, c in enumerate(kept)], columns=list(SUSPECT_COLUMNS))
+    members = [_member_rows(i, c) for i, c in enumerate(kept)]
+    table = pd.concat(members, ignore_index=True) if members else pd.DataFrame(columns=list(MEMBER_COLUMNS))
+    return suspects, table, _shown(kept, params, seed)
+
+
+def evaluate_suspects(suspects: pd.DataFrame, members: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
+    """Precision, recall and F1 of each suspect against the known artifacts, with 95 % Wilson intervals [Wilson1927].
+
+    Args:
+        suspects: of `find_suspects`.
+        members: of `find_suspects`.
+        truth: sample_id and artifact; with a column split, its train rows count; with a column class, recall is over
+            the suspect's class.
+
+    Returns:
+        `EVALUATION_COLUMNS`; recall and F1 are NaN where no sample of the class carries the artifact.
+    """
+    truth = truth[truth["split"] == "train"] if "split" in truth else truth
+    artifact = truth["artifact"].astype(bool)
+    rows = []
+    for suspect, c in zip(suspects["suspect"], suspects["class"]):
+        inside = truth["sample_id"].isin(members.loc[members["suspect"] == suspect, "sample_id"])
+        reachable = artifact & (truth["class"] == c) if "class" in truth else artifact
+        hits, size, total = int((inside & artifact).sum()), int(inside.sum()), int(reachable.sum())
+        f1 = 2 * hits / (size + total) if total else float("nan")
+        rows.append((suspect, *wilson_interval(hits, size), *wilson_interval(hits, total), f1, size, total))
+    return pd.DataFrame(rows, columns=list(EVALUATION_COLUMNS))
+
+
+def wilson_interval(hits: int, n: int) -> tuple[float, float, float]:
+    """A share with its 95 % Wilson interval; all NaN where n is 0.
+
+    Example:
+        >>> [round(x, 3) for x in wilson_interval(9, 10)]
+        [0.9, 0.596, 0.982]
+    """
+    if n == 0:
+        return (float("nan"),) * 3
+    share, z2 = hits / n, Z_95**2
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z_95 * float(np.sqrt(share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
+    return share, max(0.0, centre - half), min(1.0, centre + half)
+
+
+def _class_views(
+    latents: LatentsReader, params: RevealParams, seed: int
+) -> Iterator[tuple[int, str, np.ndarray, np.ndarray]]:
+    """Class, view, sample ids and features of every class with enough samples."""
+    table = sample_table(latents, ("train",))
+    classes, ids = table["class"].to_numpy(), table["sample_id"].to_numpy()
+    rows = {int(c): _draw(np.flatnonzero(classes == c), params, seed, int(c)) for c in np.unique(classes)}
+    layers = (params.layers or latents.layers) if "latent" in params.views else ()
+    for view in (("input",) if "input" in params.views else ()) + tuple(layers):
+        values = latents.heatmaps("train") if view == "input" else latents.relevances("train", view, "sum")
+        make = input_features if view == "input" else latent_features
+        for c, chosen in rows.items():
+            if len(chosen) >= 2 * params.min_size:
+                yield c, view, ids[chosen], make(values[chosen])
+
+
+def _draw(rows: np.ndarray, params: RevealParams, seed: int, c: int) -> np.ndarray:
+    if len(rows) <= params.max_samples:
+        return rows
+    return np.sort(numpy_rng(seed, "reveal", "class", c).choice(rows, params.max_samples, replace=False))
+
+
+def _candidates(
+    c: int, view: str, ids: np.ndarray, features: np.ndarray, params: RevealParams, seed: int
+) -> list[_Candidate]:
+    embedded, gap, found = _separated(features, params, seed)
+    rng = numpy_rng(seed, "reveal", "null", c, view)
+    nulls = [_separated(gaussian_null(features, rng), params, seed)[2] for _ in range(params.n_null)]
+    null = float(np.mean([max((s for _, _, s in one), default=0.0) for one in nulls]))
+    embedding = Embedding(c, view, ids, *embedded, np.zeros((len(ids), 2)))
+    return [_Candidate(inside, projection, s, max(null, 1e-3), embedding, gap) for inside, projection, s in found]
+
+
+def _separated(
+    features: np.ndarray, params: RevealParams, seed: int
+) -> tuple[tuple[np.ndarray, np.ndarray], float, list[tuple[np.ndarray, np.ndarray, float]]]:
+    """Embedding, eigengap, and each cluster with its projection and separation."""
+    values, embedding = spectral_embedding(features, params.n_neighbors, params.n_eigen, seed)
+    count, gap = eigengap(values, max(params.n_clusters, default=8))
+    counts = sorted({*params.n_clusters, count})
+    components = principal_components(features, params.n_components)
+    found = []
+    for name in params.clusterings:
+        for labels in CLUSTERINGS[name](embedding, counts, params.min_size, seed):
+            for inside in groups_of(labels, params.min_size):
+                projection = fisher_projection(components, inside)
+                found.append((inside, projection, separation(projection, inside)))
+    return (values, embedding), gap, found
+
+
+def _distinct(candidates: list[_Candidate], params: RevealParams) -> list[_Candidate]:
+    """The first `max_suspects` candidates that share less than `max_overlap` with every better one."""
+    kept: list[_Candidate] = []
+    for candidate in candidates:
+        if len(kept) < params.max_suspects and all(_jaccard(candidate, k) < params.max_overlap for k in kept):
+            kept.append(candidate)
+    return kept
+
+
+def _jaccard(a: _Candidate, b: _Candidate) -> float:
+    both = len(np.intersect1d(a.members, b.members, assume_unique=True))
+    return both / (len(a.members) + len(b.members) - both)
+
+
+def _suspect_row(index: int, c: _Candidate) -> tuple:
+    e = c.embedding
+    size = int(c.inside.sum())
+    return index, index + 1, e.class_index, e.view, size, c.score, c.separation, c.null_separation, c.gap
+
+
+def _member_rows(index: int, c: _Candidate) -> pd.DataFrame:
+    order = np.argsort(-c.projection[c.inside], kind="stable")
+    rows = {"suspect": index, "sample_id": c.members[order], "outlier_score": c.projection[c.inside][order]}
+    return pd.DataFrame(rows, columns=list(MEMBER_COLUMNS))
+
+
+def _shown(kept: list[_Candidate], params: RevealParams, seed: int) -> dict[str, Embedding]:
+    """Embeddings with a suspect; the first view of each class, which the figures show, gets the chosen layout."""
+    shown: dict[str, Embedding] = {}
+    classes: set[int] = set()
+    for e in (candidate.embedding for candidate in kept):
+        name = f"class_{e.class_index}/{e.view}"
+        if name not in shown:
+            method = "eigenvectors" if e.class_index in classes else params.layout
+            points = two_dimensional(e.embedding, method, seed)
+            shown[name] = Embedding(e.class_index, e.view, e.sample_ids, e.eigenvalues, e.embedding, points)
+            classes.add(e.class_index)
+    return shown

@@ -1,0 +1,1 @@
+"""Labelled images: the phantom, MedMNIST, and what every stage sees of them."""

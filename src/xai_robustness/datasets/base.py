@@ -1,0 +1,120 @@
+"""Labelled images as every stage sees them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from xai_robustness.types import Task
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What a data set is: its task, classes and licence.
+
+    Attributes:
+        name: flag of the data set, `phantom` or a MedMNIST flag.
+        task: binary, multi-class, multi-label or ordinal.
+        class_names: one name a class (a label, for multi-label tasks).
+        licence: licence of the images, as their authors state it.
+    """
+
+    name: str
+    task: Task
+    class_names: tuple[str, ...]
+    licence: str
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes, which is the number of logits."""
+        return len(self.class_names)
+
+
+class Batch(NamedTuple):
+    """One batch: images (B,C,H,W) float32 in [0,1]; labels int64 (B,), or (B,L) for multi-label; rows int64 (B,)."""
+
+    images: Float[Tensor, "b c h w"]
+    labels: Tensor
+    rows: np.ndarray
+
+
+def take(array: Any, rows: slice | np.ndarray) -> np.ndarray:
+    """Read rows of a NumPy or Zarr array; rows may be a slice, an index array or a boolean array."""
+    if isinstance(rows, slice) or isinstance(array, np.ndarray):
+        return np.asarray(array[rows])
+    rows = np.flatnonzero(rows) if rows.dtype == bool else rows
+    return np.asarray(array.oindex[rows])
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images of one split in one condition, on disk or in memory.
+
+    Attributes:
+        images: uint8 (N,H,W,C), a NumPy or Zarr array; read batch by batch.
+        labels: int64 (N,), or (N,L) in {0,1} for multi-label tasks.
+        sample_ids: int64 (N,), unique over the splits of a data set and stable over runs.
+        info: the data set.
+        has_artifact: bool (N,), whether the sample carries the artifact in this condition; None where it is not told,
+            as for the splits that models are fitted on.
+        masks: bool (N,H,W) true artifact regions, or None where none are kept.
+        lesion_masks: bool (N,H,W) where the data set knows its lesions (phantom), or None.
+    """
+
+    images: Any
+    labels: np.ndarray
+    sample_ids: np.ndarray
+    info: DatasetInfo
+    has_artifact: np.ndarray | None = None
+    masks: Any = None
+    lesion_masks: Any = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C,H,W)."""
+        _, h, w, c = self.images.shape
+        return c, h, w
+
+    def tensor(self, rows: slice | np.ndarray) -> Float[Tensor, "b c h w"]:
+        """Images at `rows`, float32 (B,C,H,W) in [0,1]."""
+        batch = torch.from_numpy(np.ascontiguousarray(take(self.images, rows)))
+        return batch.permute(0, 3, 1, 2).contiguous().float().div_(255)
+
+    def mask_tensor(self, rows: slice | np.ndarray) -> Bool[Tensor, "b h w"]:
+        """True artifact masks at `rows`; raises ValueError where none are kept."""
+        if self.masks is None:
+            raise ValueError("This image set keeps no artifact masks.")
+        return torch.from_numpy(np.ascontiguousarray(take(self.masks, rows)).astype(bool))
+
+    def batches(self, size: int, order: np.ndarray | None = None) -> Iterator[Batch]:
+        """Yield batches in storage order, or over the row numbers `order`."""
+        total = len(self) if order is None else len(order)
+        for start in range(0, total, size):
+            stop = min(start + size, total)
+            rows = np.arange(start, stop) if order is None else order[start:stop]
+            images = self.tensor(slice(start, stop) if order is None else rows)
+            yield Batch(images, torch.from_numpy(self.labels[rows]), rows)
+
+    def subset(self, rows: Int64[np.ndarray, " m"] | Bool[np.ndarray, " n"]) -> "ImageSet":
+        """The samples at `rows`, copied into memory."""
+        rows = np.flatnonzero(rows) if rows.dtype == bool else rows
+
+        def pick(array: Any) -> Any:
+            return None if array is None else take(array, rows)
+
+        return replace(
+            self,
+            images=pick(self.images),
+            labels=self.labels[rows],
+            sample_ids=self.sample_ids[rows],
+            has_artifact=pick(self.has_artifact),
+            masks=pick(self.masks),
+            lesion_masks=pick(self.lesion_masks),
+        )

@@ -1,0 +1,110 @@
+"""The embedding in which suspects were found."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from xai_robustness.figures.style import (
+    BLACK,
+    FONT,
+    GRAY,
+    colours_of,
+    frame,
+    key,
+    legend_below,
+    markers_of,
+    new_figure,
+    pixels,
+    show_image,
+    styled,
+)
+
+MAX_ROWS, MAX_COLUMNS = 6, 6
+"""Thumbnails shown at most: suspects, and samples of each."""
+
+
+@styled
+def embedding_figure(
+    points: Float[np.ndarray, "n 2"],
+    groups: Int[np.ndarray, " n"],
+    suspect_names: Mapping[int, str],
+    thumbnails: UInt8[np.ndarray, "m h w c"],
+    thumb_index: Int[np.ndarray, " m"],
+    truth: Bool[np.ndarray, " n"] | None = None,
+    title: str = "",
+) -> Figure:
+    """Scatter of samples, coloured by suspect, beside typical images of each suspect.
+
+    Args:
+        points: layout of the embedding.
+        groups: group of each sample.
+        suspect_names: group -> name, best suspect first; samples of other groups are gray.
+        thumbnails: images of some samples; the first six of each of the first six suspects are shown.
+        thumb_index: the rows of `points` that they show.
+        truth: whether the sample carries the artifact, where known; ringed in black.
+        title: above the scatter.
+    """
+    shown = {group: [i for i, row in enumerate(thumb_index) if groups[row] == group] for group in suspect_names}
+    rows = [group for group in shown if shown[group]][:MAX_ROWS]
+    figure = new_figure(10.5 if rows else 6.0, max(4.2, 0.85 * len(rows) + 1.0))
+    halves: Any = figure.subfigures(1, 2, width_ratios=(1.15, 1)) if rows else [figure]
+    axes = halves[0].subplots()
+    _scatter(axes, points, groups, suspect_names, truth)
+    axes.set_title(title)
+    if rows:
+        tiles = halves[1].subplots(len(rows), MAX_COLUMNS, squeeze=False)
+        for line, group in zip(tiles, rows):
+            _tiles(line, pixels(thumbnails)[shown[group][:MAX_COLUMNS]], suspect_names, group)
+    _legend(figure, suspect_names, truth)
+    return figure
+
+
+def _scatter(
+    axes: Axes,
+    points: Float[np.ndarray, "n 2"],
+    groups: Int[np.ndarray, " n"],
+    names: Mapping[int, str],
+    truth: Bool[np.ndarray, " n"] | None,
+) -> None:
+    colours, markers = colours_of(list(names)), markers_of(list(names))
+    size = float(np.clip(9000 / max(len(points), 1), 8, 36))
+    other = ~np.isin(groups, list(names))
+    axes.scatter(points[other, 0], points[other, 1], s=size * 0.7, color=GRAY, linewidth=0, alpha=0.6)
+    for group in reversed(list(names)):
+        axes.scatter(
+            points[groups == group, 0],
+            points[groups == group, 1],
+            s=size,
+            color=colours[group],
+            marker=markers[group],
+            linewidth=0,
+        )
+    if truth is not None:
+        axes.scatter(
+            points[truth, 0], points[truth, 1], s=size * 2, facecolors="none", edgecolors=BLACK, linewidths=0.6
+        )
+    axes.set(xlabel="first axis of the layout", ylabel="second axis", xticks=[], yticks=[])
+
+
+def _tiles(line: Shaped[np.ndarray, " k"], images: np.ndarray, names: Mapping[int, str], group: int) -> None:
+    colour = colours_of(list(names))[group]
+    for axes, image in zip(line, images):
+        show_image(axes, image)
+        frame(axes, colour, 2.0)
+    for axes in line[len(images) :]:
+        axes.set_axis_off()
+    line[0].set_ylabel(names[group], rotation=0, ha="right", va="center", labelpad=6, color=colour, fontsize=FONT)
+
+
+def _legend(figure: Figure, names: Mapping[int, str], truth: Bool[np.ndarray, " n"] | None) -> None:
+    colours, markers = colours_of(list(names)), markers_of(list(names))
+    handles = [key(colours[group], markers[group]) for group in names] + [key(GRAY)]
+    labels = [*names.values(), "no suspect"]
+    if truth is not None:
+        handles.append(key("none", markeredgecolor=BLACK, markersize=9))
+        labels.append("true artifact")
+    legend_below(figure, handles, labels)

@@ -1,0 +1,1 @@
+"""Kedro hooks and the planning of runs."""

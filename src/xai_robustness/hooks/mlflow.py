@@ -1,0 +1,151 @@
+"""MLflow tracking: one experiment a study, one run a `kedro run`, one nested run a corrected model."""
+
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from kedro.framework.context import KedroContext
+from kedro.framework.hooks import hook_impl
+from kedro.io import DataCatalog
+from kedro.pipeline import Pipeline
+
+from xai_robustness.io.datasets import Figure, Report, Table, versioned
+from xai_robustness.parameters import read_parameters
+from xai_robustness.types import METRIC_COLUMNS
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric
+    from mlflow.tracking import MlflowClient
+
+CHILDREN = "correction_metrics"
+NAME_COLUMNS = ("model", "method", "layer", "cav")
+
+
+class MlflowHooks:
+    """Open a run when nodes are to run, log parameters, metrics (of reused results too), tables and figures."""
+
+    def __init__(self) -> None:
+        self._context: KedroContext | None = None
+        self._client: MlflowClient | None = None
+        self._run_id = ""
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        """Keep the context, for its configuration."""
+        self._context = context
+
+    @hook_impl
+    def before_pipeline_run(self, run_params: dict[str, Any]) -> None:
+        """Open the parent run; runs of the same study and seed that were killed are closed."""
+        assert self._context is not None
+        config = self._context.config_loader["mlflow"]
+        if not config["enabled"]:
+            return
+        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+        from mlflow.tracking import MlflowClient
+
+        params = read_parameters(self._context.config_loader["parameters"])
+        root = Path(self._context.project_path)
+        client = MlflowClient(tracking_uri=f"sqlite:///{(root / config['database']).resolve()}")
+        experiment = _experiment(client, params.study, (root / config["files"] / params.study).resolve())
+        _close_killed(client, experiment, params.seed)
+        tags = {
+            "study": params.study,
+            "seed": str(params.seed),
+            "data_licence": params.data_licence(),
+            "pipelines": ",".join(run_params.get("pipeline_names") or ["__default__"]),
+            "mlflow.source.name": "kedro run",
+        }
+        name = f"{params.study}-seed{params.seed}-{run_params['run_id']}"
+        run = client.create_run(experiment, tags=tags, run_name=name)
+        self._client, self._run_id = client, run.info.run_id
+        _log_params(client, self._run_id, {k: v for k, v in params.flat().items()})
+
+    @hook_impl
+    def after_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:
+        """Log the results of the run and of what it reused, and close it."""
+        if self._client:
+            names = sorted(set(run_params.get("load_versions") or {}) | set(pipeline.all_outputs()))
+            for name in names:
+                self._log(name, catalog)
+            self._close("FINISHED")
+
+    @hook_impl
+    def on_pipeline_error(self) -> None:
+        """Close the run as failed."""
+        if self._client:
+            self._close("FAILED")
+
+    def _close(self, status: str) -> None:
+        assert self._client is not None
+        self._client.set_terminated(self._run_id, status)
+        self._client = None
+
+    def _log(self, name: str, catalog: DataCatalog) -> None:
+        dataset, client = versioned(catalog, name), self._client
+        assert client is not None
+        if isinstance(dataset, Table | Report | Figure):
+            client.log_artifact(self._run_id, str(dataset.path()))
+        if isinstance(dataset, Table):
+            table = dataset.load()
+            if name == CHILDREN:
+                self._log_children(table)
+            elif {"metric", "value"} <= set(table.columns):
+                client.log_batch(self._run_id, metrics=_metrics(table))
+
+    def _log_children(self, table: pd.DataFrame) -> None:
+        client = self._client
+        assert client is not None
+        parent = client.get_run(self._run_id)
+        columns = ["candidate", "method", "layer", "strength", "cav"]
+        for values, rows in table.groupby(columns, dropna=False, sort=False):
+            params = {k: v for k, v in zip(columns, values) if not pd.isna(v)}
+            params["seed"] = parent.data.tags["seed"]
+            child_tags = {"mlflow.parentRunId": self._run_id, "study": parent.data.tags["study"]}
+            child = client.create_run(
+                parent.info.experiment_id, run_name=str(params["candidate"]), tags={**child_tags, **params}
+            )
+            _log_params(client, child.info.run_id, params)
+            client.log_batch(child.info.run_id, metrics=_metrics(rows.drop(columns=columns)))
+            client.set_terminated(child.info.run_id)
+
+
+def _experiment(client: "MlflowClient", name: str, files: Path) -> str:
+    found = client.get_experiment_by_name(name)
+    return found.experiment_id if found else client.create_experiment(name, artifact_location=files.as_uri())
+
+
+def _close_killed(client: "MlflowClient", experiment: str, seed: int) -> None:
+    filter_string = f"attributes.status = 'RUNNING' and tags.seed = '{seed}'"
+    for run in client.search_runs([experiment], filter_string=filter_string):
+        client.set_terminated(run.info.run_id, "KILLED")
+
+
+def _log_params(client: "MlflowClient", run_id: str, values: dict[str, Any]) -> None:
+    from mlflow.entities import Param
+
+    client.log_batch(run_id, params=[Param(key, str(value)[:6000]) for key, value in values.items()])
+
+
+def _metrics(table: pd.DataFrame) -> "list[Metric]":
+    """Rows of a metrics table as MLflow metrics: `name`, and `name.ci_low`, ... where they are known."""
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    named = [column for column in NAME_COLUMNS if column in table.columns]
+    extra = [column for column in table.columns if column not in {*named, "metric"} and column in _NUMBERS]
+    rows: Iterable[dict[str, Any]] = table.to_dict("records")
+    metrics = []
+    for row in rows:
+        name = "/".join([*(str(row[c]) for c in named if not pd.isna(row[c]) and row[c] != ""), row["metric"]])
+        for column in extra:
+            if not pd.isna(row[column]):
+                key = name if column == "value" else f"{name}.{column}"
+                metrics.append(Metric(key, float(row[column]), now, 0))
+    return metrics
+
+
+_NUMBERS = {*METRIC_COLUMNS[1:], "difference", "difference_low", "difference_high"}

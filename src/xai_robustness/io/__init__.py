@@ -1,0 +1,1 @@
+"""Kedro data sets of the catalog."""

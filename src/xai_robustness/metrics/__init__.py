@@ -1,0 +1,1 @@
+"""Metrics as pure functions, with bootstrap intervals; NaN means undefined."""

@@ -1,0 +1,214 @@
+"""Logits and metrics of all candidates, with the unchanged part of the model computed once for those that share it."""
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from xai_robustness.datasets.base import ImageSet
+from xai_robustness.metrics.bootstrap import Interval, Resamples, once, percentile_interval
+from xai_robustness.metrics.classification import DIFFERENCE_COLUMNS, METRICS, Predictions, Weighted, compare_models
+from xai_robustness.mitigation.base import REFERENCE, Candidate
+from xai_robustness.mitigation.finetune import collapsed
+from xai_robustness.mitigation.job import CorrectedModels
+from xai_robustness.mitigation.params import MitigationParams
+from xai_robustness.models.zoo import split
+from xai_robustness.progress import progress
+from xai_robustness.types import METRIC_COLUMNS, InputError
+
+Logits = dict[str, dict[str, Float[np.ndarray, "n k"]]]
+CANDIDATE_COLUMNS = ("candidate", "method", "layer", "strength", "cav", "collapsed")
+AT_ONCE = 8
+"""Candidates of one layer that are held in memory together."""
+
+
+def evaluate_candidates(
+    folder: Path,
+    model: nn.Sequential,
+    sets: Mapping[str, ImageSet],
+    params: MitigationParams,
+    seed: int,
+    device: str,
+    n_boot: int = 1000,
+) -> pd.DataFrame:
+    """Metrics of every corrected model, with paired differences to the uncorrected one.
+
+    Args:
+        folder: what a CorrectionJob has written.
+        model: the uncorrected classifier.
+        sets: image sets by `{split}/{condition}`, as "val/clean" and "val/attacked".
+        params: for the batch size.
+        seed: seed of the run, for the bootstrap.
+        device: where to compute.
+        n_boot: number of bootstrap replicates.
+
+    Returns:
+        See `correction_metrics`.
+    """
+    models = CorrectedModels(folder)
+    logits = candidate_logits(models, model, sets, params.eval_batch_size, device)
+    return correction_metrics(models.candidates(), logits, sets, seed, n_boot)
+
+
+def candidate_logits(
+    models: CorrectedModels, original: nn.Sequential, sets: Mapping[str, ImageSet], batch_size: int, device: str
+) -> Logits:
+    """Logits float32 (N,C) of every candidate on every set: set -> candidate -> logits.
+
+    Candidates that work at the same layer share one pass through the unchanged layers before it, at most AT_ONCE at
+    a time; the reference is the original itself.
+    """
+    found: Logits = {key: {} for key in sets}
+    groups = [
+        (layer, members[start : start + AT_ONCE])
+        for layer, members in _by_layer(models.candidates())
+        for start in range(0, len(members), AT_ONCE)
+    ]
+    total = len(groups) * sum(map(len, sets.values()))
+    with torch.inference_mode(), progress(total, "evaluate corrections") as bar:
+        for layer, members in groups:
+            prefix, tails = _parts(models, original, layer, members, device)
+            for key, images in sets.items():
+                parts: dict[str, list[Tensor]] = {name: [] for name in tails}
+                for batch in images.batches(batch_size):
+                    inputs = prefix(batch.images.to(device))
+                    for name, tail in tails.items():
+                        parts[name].append(tail(inputs).float().cpu())
+                    bar.update(len(batch.rows))
+                found[key] |= {name: torch.cat(part).numpy() for name, part in parts.items()}
+    order = [candidate.name for candidate in models.candidates()]
+    return {key: {name: values[name] for name in order} for key, values in found.items()}
+
+
+def _by_layer(candidates: Sequence[Candidate]) -> list[tuple[str | None, list[Candidate]]]:
+    ordered = sorted(candidates, key=lambda candidate: candidate.layer or "")
+    return [(layer, list(group)) for layer, group in groupby(ordered, key=lambda candidate: candidate.layer)]
+
+
+def _parts(
+    models: CorrectedModels, original: nn.Sequential, layer: str | None, members: Sequence[Candidate], device: str
+) -> tuple[nn.Module, dict[str, nn.Module]]:
+    """The shared part, and what follows it in each candidate."""
+    if layer is None:
+        loaded = {c.name: models.load(c.name, device) for c in members if c.name != REFERENCE}
+        return nn.Identity(), {c.name: loaded.get(c.name, original) for c in members}
+    prefix, _ = split(original, layer)
+    state = prefix.state_dict()
+    tails: dict[str, nn.Module] = {}
+    for candidate in members:
+        before, tails[candidate.name] = split(models.load(candidate.name, device), layer)
+        if any(not torch.equal(value, state[key].to(value)) for key, value in before.state_dict().items()):
+            raise InputError(
+                f"The model parameter of evaluate_candidates must be the one that '{candidate.name}' was made from. "
+                f"Got another one, which differs up to layer '{layer}': run the corrections again."
+            )
+    return prefix, tails
+
+
+def correction_metrics(
+    candidates: Sequence[Candidate], logits: Logits, sets: Mapping[str, ImageSet], seed: int = 0, n_boot: int = 1000
+) -> pd.DataFrame:
+    """The table of all candidates.
+
+    Beside the metrics of the task on each set there are, where a split has clean and attacked images of the same
+    samples, `{split}/attacked/balanced_accuracy_gap` (clean minus attacked) and `{split}/attacked/gap_recovered`
+    ((attacked - attacked of the reference) / gap of the reference; NaN where the reference has no gap).
+
+    Args:
+        candidates: the reference among them.
+        logits: set -> candidate -> (N,C).
+        sets: the image sets.
+        seed: seed of the run; all intervals come from the same resamples.
+        n_boot: number of bootstrap replicates.
+
+    Returns:
+        One row a candidate and metric: candidate, method, layer, strength, cav, collapsed (one answer for every image
+        of a clean set), METRIC_COLUMNS and DIFFERENCE_COLUMNS; "" or NaN where a method has no layer, strength, cav.
+    """
+    tables = [
+        compare_models(
+            logits[key],
+            images.labels,
+            images.info.task,
+            REFERENCE,
+            prefix=key,
+            subject="candidate",
+            n_boot=n_boot,
+            seed=seed,
+        )
+        for key, images in sets.items()
+    ]
+    for split_name in dict.fromkeys(key.split("/")[0] for key in sets):
+        clean, attacked = f"{split_name}/clean", f"{split_name}/attacked"
+        if clean in sets and attacked in sets:
+            _check_paired(sets[clean], sets[attacked])
+            pair = {name: (logits[clean][name], logits[attacked][name]) for name in logits[clean]}
+            tables.append(_gap_table(pair, sets[clean], attacked, seed, n_boot))
+    rows = pd.concat(tables, ignore_index=True)
+    described = pd.DataFrame([_describe(candidate, logits, sets) for candidate in candidates])
+    merged = described.merge(rows, on="candidate", how="left", validate="one_to_many")
+    return merged[[*CANDIDATE_COLUMNS, *METRIC_COLUMNS, *DIFFERENCE_COLUMNS]]
+
+
+def _describe(candidate: Candidate, logits: Logits, sets: Mapping[str, ImageSet]) -> dict[str, object]:
+    clean = [key for key in sets if key.endswith("/clean")]
+    return {
+        "candidate": candidate.name,
+        "method": candidate.method,
+        "layer": candidate.layer or "",
+        "strength": np.nan if candidate.strength is None else candidate.strength,
+        "cav": candidate.cav or "",
+        "collapsed": any(collapsed(logits[key][candidate.name], sets[key].info.task == "multi-label") for key in clean),
+    }
+
+
+def _check_paired(clean: ImageSet, attacked: ImageSet) -> None:
+    if not np.array_equal(clean.sample_ids, attacked.sample_ids):
+        raise InputError(
+            "The sets parameter of correction_metrics must hold the same samples, in the same order, in the clean and "
+            "the attacked version of a split. Got others instead."
+        )
+
+
+def _gap_table(
+    pairs: Mapping[str, tuple[np.ndarray, np.ndarray]], images: ImageSet, prefix: str, seed: int, n_boot: int
+) -> pd.DataFrame:
+    """Gap and gap recovered of every candidate; the differences are those of the gap to the reference's."""
+    task, labels = images.info.task, images.labels
+    strata = np.zeros(len(labels)) if task == "multi-label" else labels
+    resamples = Resamples(strata, n_boot, seed)
+    measure = METRICS["balanced_accuracy"]
+
+    def both(weights: np.ndarray, predictions: tuple[Predictions, ...]) -> np.ndarray:
+        return np.stack([measure(Weighted(part, weights)) for part in predictions])
+
+    ready = {name: tuple(Predictions(part, labels, task) for part in pair) for name, pair in pairs.items()}
+    values = {name: both(once(len(labels)), pair)[:, 0] for name, pair in ready.items()}
+    blocks = list(resamples.blocks())
+    drawn = {name: np.concatenate([both(block, pair) for block in blocks], axis=1) for name, pair in ready.items()}
+    rows = []
+    for name in pairs:
+        gap, spread = _gap(values[name]), _gap(drawn[name])
+        difference = percentile_interval(gap - _gap(values[REFERENCE]), spread - _gap(drawn[REFERENCE]))
+        recovered = _recovered(values[name], values[REFERENCE]), _recovered(drawn[name], drawn[REFERENCE])
+        metric = f"{prefix}/balanced_accuracy_gap"
+        rows.append((name, metric, *percentile_interval(float(gap), spread), len(labels), *difference))
+        share = percentile_interval(float(recovered[0]), recovered[1])
+        rows.append((name, f"{prefix}/gap_recovered", *share, len(labels), *Interval(np.nan, np.nan, np.nan)))
+    return pd.DataFrame(rows, columns=["candidate", *METRIC_COLUMNS, *DIFFERENCE_COLUMNS])
+
+
+def _gap(pair: np.ndarray) -> np.ndarray:
+    return pair[0] - pair[1]
+
+
+def _recovered(pair: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """(attacked - attacked of the reference) / gap of the reference; NaN where there is no gap to win back."""
+    gap = _gap(reference)
+    gain = pair[1] - reference[1]
+    return np.divide(gain, gap, out=np.full_like(gain, np.nan), where=gap > 0)

@@ -1,0 +1,156 @@
+"""What a study may say about corrections: one group of parameters a method."""
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from xai_robustness.concepts.cav import CAV_KINDS
+from xai_robustness.mitigation.penalties import AGGREGATIONS, CRITERIA
+from xai_robustness.types import NEUTRAL, InputError, Params
+
+
+class MethodParams(Params):
+    """Parameters of every method."""
+
+    enabled: bool = Field(True, description="whether the study's grid contains this method")
+
+    def grid_layers(self) -> tuple[str, ...] | None:
+        """Layers of the grid: empty means all inspected layers, None that the method has no layer."""
+        return None
+
+
+class LayerParams(MethodParams):
+    """A method that works at a layer, along a concept direction."""
+
+    layers: tuple[str, ...] = Field((), description="layers of the grid; empty: every inspected layer")
+    cav: str = Field("signal", description="kind of the concept vector")
+
+    @field_validator("layers")
+    @classmethod
+    def _distinct_layers(cls, layers: tuple[str, ...]) -> tuple[str, ...]:
+        return _distinct("layers", layers)
+
+    @field_validator("cav")
+    @classmethod
+    def _known_cav(cls, cav: str) -> str:
+        return CAV_KINDS.checked(cav)
+
+    def grid_layers(self) -> tuple[str, ...] | None:
+        """Layers of the grid: empty means all inspected layers."""
+        return self.layers
+
+
+class FineTuningParams(MethodParams):
+    """A method that trains further on the biased training images.
+
+    The last epoch's weights are kept: any choice among epochs on biased validation images would favour the shortcut.
+    """
+
+    epochs: int = Field(1, ge=1, description="passes over the biased training images")
+    batch_size: int = Field(64, ge=2, description="samples a step")
+    lr: float = Field(1e-3, gt=0, description="learning rate")
+    optimizer: Literal["sgd", "adam", "adamw"] = Field("sgd", description="sgd, adam or adamw")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd")
+    weight_decay: float = Field(0.0, ge=0, description="weight decay of the optimiser")
+    gradient_clip: float = Field(100.0, gt=0, description="largest norm of the gradient of all trained weights")
+
+
+class StrengthParams(FineTuningParams):
+    """A fine-tuning method with a penalty of some strength."""
+
+    lambdas: tuple[float, ...] = Field((1.0,), min_length=1, description="strengths of the penalty; 0 is none")
+
+    @field_validator("lambdas")
+    @classmethod
+    def _usable(cls, lambdas: tuple[float, ...]) -> tuple[float, ...]:
+        for value in lambdas:
+            if not (math.isfinite(value) and value >= 0):
+                raise InputError(f"The lambdas parameter of a correction must be finite and >= 0. Got {value} instead.")
+        return _distinct("lambdas", lambdas)
+
+
+class VanillaParams(FineTuningParams):
+    """Fine-tuning without any penalty, the control; the reference itself needs no parameters and is always there."""
+
+
+class RrrParams(StrengthParams):
+    """Right for the right reasons: the input gradient is to avoid the artifact's mask."""
+
+    lambdas: tuple[float, ...] = Field((1.0, 10.0, 100.0), min_length=1, description="strengths of the penalty")
+    criterion: str = Field("max_logit", description="what the gradient explains, one of CRITERIA")
+
+    @field_validator("criterion")
+    @classmethod
+    def _known(cls, criterion: str) -> str:
+        return CRITERIA.checked(criterion)
+
+
+class RrClarcParams(StrengthParams, LayerParams):
+    """Right-reason ClArC: the latent gradient is to be orthogonal to the concept direction."""
+
+    lambdas: tuple[float, ...] = Field((1e2, 1e4, 1e6), min_length=1, description="strengths of the penalty")
+    criterion: str = Field("all_logits_random", description="what the gradient explains, one of CRITERIA")
+    aggregation: str = Field("l2_mean", description="how the gradient is compared, one of AGGREGATIONS")
+
+    @field_validator("criterion")
+    @classmethod
+    def _known_criterion(cls, criterion: str) -> str:
+        return CRITERIA.checked(criterion)
+
+    @field_validator("aggregation")
+    @classmethod
+    def _known_aggregation(cls, aggregation: str) -> str:
+        return AGGREGATIONS.checked(aggregation)
+
+
+class PClarcParams(LayerParams):
+    """Projective ClArC: activations are moved along the concept direction; nothing is trained."""
+
+
+class ReactivePClarcParams(LayerParams):
+    """Reactive P-ClArC: only samples that a second concept vector calls artifacts are moved."""
+
+    condition: str = Field("svm", description="kind of the concept vector that decides, with its intercept")
+
+    @field_validator("condition")
+    @classmethod
+    def _known_condition(cls, condition: str) -> str:
+        return CAV_KINDS.checked(condition)
+
+
+class MitigationParams(Params):
+    """The grid of corrections and the rule that selects among them.
+
+    Example:
+        >>> MitigationParams(rr_clarc=RrClarcParams(layers=("layer2",))).all_layers()
+        ('layer2',)
+    """
+
+    vanilla: VanillaParams = Field(default_factory=VanillaParams)
+    rrr: RrrParams = Field(default_factory=RrrParams)
+    rr_clarc: RrClarcParams = Field(default_factory=RrClarcParams)
+    p_clarc: PClarcParams = Field(default_factory=PClarcParams)
+    reactive_p_clarc: ReactivePClarcParams = Field(default_factory=ReactivePClarcParams)
+    masks: Literal["predicted", "true"] = Field(
+        "predicted", description="masks that methods use: predicted by localization, or true as a labelled control"
+    )
+    allowed_clean_loss: float = Field(
+        0.03, ge=0, le=1, description="balanced accuracy, in [0,1], that a selected correction may lose on clean images"
+    )
+    eval_batch_size: Annotated[int, NEUTRAL] = Field(256, ge=1, description="images evaluated at once")
+
+    def methods(self) -> dict[str, MethodParams]:
+        """Name -> parameters of every method, in the order of the report."""
+        named = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: value for name, value in named.items() if isinstance(value, MethodParams)}
+
+    def all_layers(self) -> tuple[str, ...]:
+        """Layers that enabled methods name, sorted."""
+        return tuple(sorted({la for m in self.methods().values() if m.enabled for la in m.grid_layers() or ()}))
+
+
+def _distinct(name: str, values: tuple) -> tuple:
+    if len(set(values)) < len(values):
+        raise InputError(f"The {name} parameter of a correction must name each value once. Got {list(values)} instead.")
+    return values

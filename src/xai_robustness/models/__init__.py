@@ -1,0 +1,1 @@
+"""Classifiers: building, training, saving, cutting and correcting them."""

@@ -1,0 +1,75 @@
+"""Canonical form for LRP: batch normalisation merged into the convolution before it, undone to the bit afterwards."""
+
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from zennit.canonizers import Canonizer
+
+
+class MergeBatchNorm(Canonizer):
+    """Merge every batch norm into the convolution or linear layer that its parent runs right before it.
+
+    zennit's SequentialMergeBatchNorm compares neighbouring leaves over container borders, which pairs the wrong layers
+    in DenseNet; its 0.5 release also keeps the batch norm's eps, which changes the function. Here only direct
+    neighbours in one container count, which in the zoo are those that follow each other, and eps becomes 0.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.saved: list[tuple[Any, str, Any]] = []
+
+    def apply(self, root_module: nn.Module) -> list["MergeBatchNorm"]:
+        """Merge all pairs below `root_module`; returns the instances whose `remove` undoes it."""
+        instances = []
+        for linear, batch_norm in batch_norm_pairs(root_module):
+            instance = MergeBatchNorm()
+            instance.register(linear, batch_norm)
+            instances.append(instance)
+        return instances
+
+    def register(self, linear: nn.Conv2d | nn.Linear, batch_norm: nn.BatchNorm2d) -> None:
+        """Merge one pair; needs running statistics and affine parameters."""
+        self.saved = [(linear.weight, "data", linear.weight.data), (linear, "bias", linear.bias)]
+        norm_tensors: list[Any] = [batch_norm.weight, batch_norm.bias, batch_norm.running_mean, batch_norm.running_var]
+        self.saved += [(tensor, "data", tensor.data) for tensor in norm_tensors]
+        self.saved.append((batch_norm, "eps", batch_norm.eps))
+        weight, bias, mean, var = (tensor.data for tensor in norm_tensors)
+        scale = weight / (var + batch_norm.eps).sqrt()
+        old: Tensor = torch.zeros_like(mean) if linear.bias is None else linear.bias.data
+        linear.weight.data = linear.weight.data * scale.reshape(-1, *[1] * (linear.weight.ndim - 1))
+        linear.bias = nn.Parameter((old - mean) * scale + bias, requires_grad=False)
+        for tensor, value in zip(norm_tensors, (1.0, 0.0, 0.0, 1.0)):
+            tensor.data = torch.full_like(tensor.data, value)
+        batch_norm.eps = 0.0
+
+    def remove(self) -> None:
+        """Put the very same tensors back."""
+        for owner, attribute, value in self.saved:
+            setattr(owner, attribute, value)
+        self.saved = []
+
+    def copy(self) -> "MergeBatchNorm":
+        """Return a fresh instance."""
+        return MergeBatchNorm()
+
+
+def batch_norm_pairs(model: nn.Module) -> list[tuple[nn.Conv2d | nn.Linear, nn.BatchNorm2d]]:
+    """All (convolution or linear layer, batch norm) that are direct neighbours among one module's children."""
+    pairs: list[tuple[nn.Conv2d | nn.Linear, nn.BatchNorm2d]] = []
+    for module in model.modules():
+        for left, right in pairwise(module.children()):
+            if isinstance(left, nn.Conv2d | nn.Linear) and isinstance(right, nn.BatchNorm2d):
+                pairs.append((left, right))
+    return pairs
+
+
+def canonizers(model: nn.Module) -> list[Canonizer]:
+    """Canonizers that a zoo model needs for LRP; residual sums are modules already and need none."""
+    return [MergeBatchNorm()] if batch_norm_pairs(model) else []
+
+
+def is_merged(module: nn.Module) -> bool:
+    """Whether a module is a batch norm that `MergeBatchNorm` has turned into the identity."""
+    return isinstance(module, nn.BatchNorm2d) and module.eps == 0

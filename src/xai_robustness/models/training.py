@@ -1,0 +1,262 @@
+"""Training that goes on after a kill and ends with the same bytes as an undisturbed run.
+
+Every random decision of an epoch comes from streams named by the run's seed and the epoch; all else that the next
+epoch needs (weights, batch-norm statistics, optimizer, best epoch) is saved, whole or not at all, after each epoch.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from xai_robustness.datasets.base import ImageSet
+from xai_robustness.models.checkpoint import (
+    DESCRIPTION,
+    build_from,
+    describe,
+    load_description,
+    load_weights,
+    save_model,
+    save_tensors,
+    write_atomically,
+)
+from xai_robustness.models.inputs import channel_statistics, flip, flip_draws, in_memory
+from xai_robustness.models.modes import borrow
+from xai_robustness.models.objective import SCORES, loss_for, scores
+from xai_robustness.models.zoo import ModelParams
+from xai_robustness.progress import progress
+from xai_robustness.randomness import seed_for, torch_rng
+from xai_robustness.types import NEUTRAL, InputError, Params
+
+HISTORY, STATE, BEST = "history.csv", ".state.pt", ".best.safetensors"
+
+
+class TrainingParams(Params):
+    """How the classifier is trained; the checkpoint kept is the epoch with the best validation balanced accuracy."""
+
+    epochs: int = Field(12, ge=1, description="Most passes over the training images.")
+    batch_size: int = Field(64, ge=2, description="Images a step; the last batches are evened out, none is tiny.")
+    lr: float = Field(1e-3, gt=0, description="Learning rate of the first epoch.")
+    optimizer: Literal["sgd", "adam", "adamw"] = Field("adam", description="Optimizer.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd.")
+    weight_decay: float = Field(0.0, ge=0, description="Weight decay.")
+    scheduler: Literal["none", "cosine", "multistep"] = Field("cosine", description="Learning rate by epoch.")
+    milestones: list[int] = Field([], description="multistep: epochs after which the rate is divided by 10.")
+    class_weights: bool = Field(True, description="Balance classes in the loss by their frequency in training.")
+    patience: int | None = Field(None, ge=1, description="Stop after this many epochs without a better one.")
+    augment: bool = Field(False, description="Flip each image horizontally and vertically, each with rate 0.25.")
+    checkpoint: str | None = Field(None, description="Weights that are checked and used instead of training.")
+    eval_batch_size: Annotated[int, NEUTRAL] = Field(256, ge=1, description="Images at once in validation.")
+
+    def lr_at(self, epoch: int) -> float:
+        """Learning rate of an epoch, counted from 1."""
+        if self.scheduler == "cosine":
+            return self.lr * (1 + math.cos(math.pi * (epoch - 1) / self.epochs)) / 2
+        passed = sum(epoch > milestone for milestone in self.milestones) if self.scheduler == "multistep" else 0
+        return self.lr * 0.1**passed
+
+
+@dataclass
+class Progress:
+    """What training knows after an epoch, beside the weights.
+
+    Attributes:
+        epoch: last finished epoch.
+        best: balanced accuracy and negative loss of the best epoch so far.
+        best_epoch: that epoch.
+        history: rows of `history.csv`.
+    """
+
+    epoch: int = 0
+    best: tuple[float, float] = (-math.inf, -math.inf)
+    best_epoch: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+class TrainingJob:
+    """Trains a classifier into a folder; `write` can be killed at any moment and called again.
+
+    Args:
+        model: architecture.
+        train: biased training images; channel statistics and class weights come from them.
+        val: biased validation images, for early stopping and the choice of the epoch.
+        params: how to train.
+        seed: seed of the run: initial weights, order, augmentation, dropout.
+        device: where to train.
+    """
+
+    def __init__(
+        self, model: ModelParams, train: ImageSet, val: ImageSet, params: TrainingParams, seed: int, device: str
+    ) -> None:
+        self.model, self.train, self.val = model, train, val
+        self.params, self.seed, self.device = params, seed, torch.device(device)
+
+    def write(self, folder: Path) -> None:
+        """Train, or take the given checkpoint, and leave `model.safetensors`, `model.json` and `history.csv`.
+
+        The history has columns epoch, split ("train" from the training batches as they came, "val"), and SCORES.
+
+        Raises:
+            InputError: a checkpoint that does not fit, or a loss that is not finite.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        train, val = in_memory(self.train), in_memory(self.val)
+        description = self._description(train)
+        if not self._finished(folder, description):
+            model = build_from(description, self.seed)
+            if self.params.checkpoint is None:
+                history = _Run(self, model, train, val, description).finish(folder)
+                model.load_state_dict(load_file(folder / BEST))
+            else:
+                load_weights(self.params.checkpoint, model)
+                history = []
+            table = pd.DataFrame(history, columns=["epoch", "split", *SCORES])
+            write_atomically(folder / HISTORY, table.to_csv(index=False))
+            save_model(model, description, folder)
+        (folder / STATE).unlink(missing_ok=True)  # first: without it the folder counts as finished
+        for leftover in (folder / BEST, *folder.glob("*.part")):
+            leftover.unlink(missing_ok=True)
+
+    def _finished(self, folder: Path, description: dict[str, Any]) -> bool:
+        """Whether an earlier call wrote everything but was killed before or after it removed its state."""
+        if not (folder / DESCRIPTION).exists() or (folder / STATE).exists():
+            return False
+        return load_description(folder) == {**description, "insertions": []}
+
+    def _description(self, train: ImageSet) -> dict[str, Any]:
+        mean, std = channel_statistics(train)
+        described = describe(self.model, self.train.info.n_classes, self.train.image_shape, mean, std)
+        training = self.params.result_values()
+        return {**described, "dataset": self.train.info.name, "training": training, "seed": self.seed}
+
+
+class _Run:
+    """One training run in a folder: epochs, state after each, the best epoch's weights."""
+
+    def __init__(
+        self, job: TrainingJob, model: nn.Sequential, train: ImageSet, val: ImageSet, description: dict[str, Any]
+    ) -> None:
+        self.params, self.seed, self.device = job.params, job.seed, job.device
+        self.model, self.train, self.val = model.to(job.device), train, val
+        self.optimizer = make_optimizer(model, job.params)
+        self.identity = json.dumps(description, sort_keys=True)
+        info, weighted = train.info, job.params.class_weights
+        self.loss = loss_for(info.task, train.labels, info.n_classes, weighted, job.device)
+        self.cpu_loss = loss_for(info.task, train.labels, info.n_classes, weighted, "cpu")
+
+    def finish(self, folder: Path) -> list[dict[str, Any]]:
+        """Train from the last saved epoch to the end; returns the history."""
+        state = self._resume(folder)
+        total = self.params.epochs * len(self.train)
+        with progress(total, "train", done=state.epoch * len(self.train)) as bar:
+            while state.epoch < self.params.epochs and not self._stalled(state):
+                epoch = state.epoch + 1
+                rows = {"train": self._train_epoch(epoch, bar), "val": self._validate()}
+                bar.set_postfix(epoch=epoch, val_balanced_accuracy=f"{rows['val']['balanced_accuracy']:.3f}")
+                state = self._record(state, epoch, rows, folder)
+        return state.history
+
+    def _stalled(self, state: Progress) -> bool:
+        return self.params.patience is not None and state.epoch - state.best_epoch >= self.params.patience
+
+    def _record(self, state: Progress, epoch: int, rows: dict[str, dict[str, float]], folder: Path) -> Progress:
+        """Save the best weights first, then the state: a kill between the two repeats this epoch and nothing else."""
+        history = state.history + [{"epoch": epoch, "split": split, **values} for split, values in rows.items()]
+        reached = (rows["val"]["balanced_accuracy"], -rows["val"]["loss"])
+        best, best_epoch = state.best, state.best_epoch
+        weights = self.model.state_dict()
+        if reached > state.best:
+            best, best_epoch = reached, epoch
+            save_tensors({key: value.detach().cpu().contiguous() for key, value in weights.items()}, folder / BEST)
+        state = Progress(epoch, best, best_epoch, history)
+        saved = {"identity": self.identity, "model": weights, "optimizer": self.optimizer.state_dict()}
+        partial = folder / f"{STATE}.part"
+        torch.save({**saved, "progress": asdict(state)}, partial)
+        partial.replace(folder / STATE)
+        return state
+
+    def _resume(self, folder: Path) -> Progress:
+        """Load the state that an interrupted run of the same job left, if there is one."""
+        if not (folder / STATE).exists():
+            return Progress()
+        saved = torch.load(folder / STATE, map_location=self.device, weights_only=True)
+        if saved["identity"] != self.identity:
+            return Progress()
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        return Progress(**saved["progress"])
+
+    def _train_epoch(self, epoch: int, bar: Any) -> dict[str, float]:
+        """One pass over the training images; scores of the batches as they came."""
+        self.model.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.params.lr_at(epoch)
+        order = torch.randperm(len(self.train), generator=torch_rng(self.seed, "shuffle", epoch)).numpy()
+        flips = flip_draws(len(self.train), self.seed, epoch) if self.params.augment else None
+        logits = []
+        with _seeded(self.device, seed_for(self.seed, "dropout", epoch)):
+            for rows in np.array_split(order, math.ceil(len(order) / self.params.batch_size)):
+                images = self.train.tensor(rows)
+                images = images if flips is None else flip(images, flips[rows])
+                logits.append(
+                    self._step(images.to(self.device), torch.from_numpy(self.train.labels[rows]).to(self.device))
+                )
+                bar.update(len(rows))
+        found = scores(torch.cat(logits).cpu().numpy(), self.train.labels[order], self.train.info.task, self.cpu_loss)
+        return self._checked(found, epoch)
+
+    def _step(self, images: Tensor, labels: Tensor) -> Tensor:
+        self.optimizer.zero_grad()
+        logits = self.model(images)
+        self.loss(logits, labels).backward()
+        self.optimizer.step()
+        return logits.detach()
+
+    def _validate(self) -> dict[str, float]:
+        logits = predict_logits(self.model, self.val, self.params.eval_batch_size, self.device)
+        return scores(logits, self.val.labels, self.val.info.task, self.cpu_loss)
+
+    def _checked(self, found: dict[str, float], epoch: int) -> dict[str, float]:
+        if not math.isfinite(found["loss"]):
+            raise InputError(
+                f"The lr parameter of training must be small enough for a finite loss. Got {self.params.lr} instead, "
+                f"which gave {found['loss']} in epoch {epoch}."
+            )
+        return found
+
+
+def make_optimizer(model: nn.Module, params: TrainingParams) -> torch.optim.Optimizer:
+    """The optimizer that the parameters name, over all weights that need gradients."""
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    if params.optimizer == "sgd":
+        return torch.optim.SGD(weights, params.lr, params.momentum, weight_decay=params.weight_decay)
+    kind = torch.optim.Adam if params.optimizer == "adam" else torch.optim.AdamW
+    return kind(weights, params.lr, weight_decay=params.weight_decay)
+
+
+@contextmanager
+def _seeded(device: torch.device, seed: int) -> Iterator[None]:
+    """Set torch's global random state, which dropout uses, and give the old one back."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def predict_logits(
+    model: nn.Module, images: ImageSet, batch_size: int, device: str | torch.device
+) -> Float[np.ndarray, "n k"]:
+    """Logits float32 (N,K) of a whole set in evaluation mode; the model moves to `device` and keeps its mode."""
+    with borrow(model.to(device)), torch.inference_mode():
+        parts = [model(batch.images.to(device)).float().cpu() for batch in images.batches(batch_size)]
+    return torch.cat(parts).numpy()

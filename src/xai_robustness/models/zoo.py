@@ -1,0 +1,294 @@
+"""Classifiers as sequences of named stages, with torchvision's parameter names, so that any layer splits them."""
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+import torchvision
+from pydantic import Field, field_validator
+from torch import nn
+
+from xai_robustness.models.canonizers import canonizers as canonizers
+from xai_robustness.models.layers import DenseBlock, Normalize, ResidualBlock
+from xai_robustness.randomness import seed_for
+from xai_robustness.registry import Registry
+from xai_robustness.types import InputError, Params
+
+Stem = Literal["small", "standard"]
+MODELS = Registry[Callable[[int, int, Stem], "OrderedDict[str, nn.Module]"]]("model")
+SMALL_BELOW = 64
+"""Image side, in pixels, under which the automatic stem is the small one."""
+
+
+class ModelParams(Params):
+    """Which classifier is built.
+
+    The small stem halves the resolution once: ResNet and DenseNet start with a 3 x 3 convolution of stride 2 and no
+    pooling (their `maxpool`/`pool0` is an identity). VGG keeps its five poolings but rounds odd sizes up, pools to
+    1 x 1 instead of 7 x 7 and has a classifier of width 512 instead of 4096. Parameter names are the same in both.
+    """
+
+    name: str = Field("resnet18", description="Architecture, one of MODELS.")
+    stem: Literal["auto", "small", "standard"] = Field("auto", description="auto: small under 64 px, else standard.")
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        return MODELS.checked(name)
+
+    def stem_for(self, image_shape: Sequence[int]) -> Stem:
+        """The stem for images of shape (C,H,W)."""
+        if self.stem != "auto":
+            return self.stem
+        return "small" if min(image_shape[1:]) < SMALL_BELOW else "standard"
+
+
+def _resnet(name: str) -> Callable[[int, int, Stem], "OrderedDict[str, nn.Module]"]:
+    def stages(channels: int, n_classes: int, stem: Stem) -> "OrderedDict[str, nn.Module]":
+        net = getattr(torchvision.models, name)(weights=None, num_classes=n_classes)
+        if stem == "small":
+            net.conv1, net.maxpool = _conv(channels, 64, 3, 1), nn.Identity()
+        elif channels != 3:
+            net.conv1 = _conv(channels, 64, 7, 3)
+        result = OrderedDict(conv1=net.conv1, bn1=net.bn1, relu=nn.ReLU(), maxpool=net.maxpool)
+        for i in range(1, 5):
+            layer = getattr(net, f"layer{i}")
+            result[f"layer{i}"] = nn.Sequential(*[ResidualBlock(block) for block in layer])
+        result.update(avgpool=net.avgpool, flatten=nn.Flatten(1), fc=net.fc)
+        return result
+
+    return stages
+
+
+def _conv(channels: int, width: int, kernel: int, padding: int) -> nn.Conv2d:
+    conv = nn.Conv2d(channels, width, kernel, stride=2, padding=padding, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return conv
+
+
+def _vgg(name: str) -> Callable[[int, int, Stem], "OrderedDict[str, nn.Module]"]:
+    def stages(channels: int, n_classes: int, stem: Stem) -> "OrderedDict[str, nn.Module]":
+        small = stem == "small"
+        with torch.device("meta"):  # the large classifier is initialised only if it is used
+            skeleton = getattr(torchvision.models, name)(weights=None, num_classes=n_classes)
+        layers = [_vgg_layer(layer, channels if i == 0 else None, small) for i, layer in enumerate(skeleton.features)]
+        side, width = (1, 512) if small else (7, 4096)
+        linear = [_linear(512 * side**2, width, small), _linear(width, width, small), _linear(width, n_classes, False)]
+        head = [linear[0], nn.ReLU(), nn.Dropout(0.5), linear[1], nn.ReLU(), nn.Dropout(0.5), linear[2]]
+        return OrderedDict(
+            features=nn.Sequential(*layers),
+            avgpool=nn.AdaptiveAvgPool2d(side),
+            flatten=nn.Flatten(1),
+            classifier=nn.Sequential(*head),
+        )
+
+    return stages
+
+
+def _vgg_layer(layer: nn.Module, channels: int | None, small: bool) -> nn.Module:
+    if isinstance(layer, nn.Conv2d):
+        conv = nn.Conv2d(channels or layer.in_channels, layer.out_channels, 3, padding=1)
+        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+        assert conv.bias is not None
+        nn.init.zeros_(conv.bias)
+        return conv
+    if isinstance(layer, nn.BatchNorm2d):
+        return nn.BatchNorm2d(layer.num_features)
+    return nn.ReLU() if isinstance(layer, nn.ReLU) else nn.MaxPool2d(2, 2, ceil_mode=small)
+
+
+def _linear(n_in: int, n_out: int, scaled: bool) -> nn.Linear:
+    """A linear layer; torchvision's N(0, 0.01) suits 25,088 inputs but makes a signal from 512 inputs vanish."""
+    linear = nn.utils.skip_init(nn.Linear, n_in, n_out, device=torch.empty(0).device)
+    if scaled:
+        nn.init.kaiming_normal_(linear.weight, nonlinearity="relu")
+    else:
+        nn.init.normal_(linear.weight, 0, 0.01)
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
+def _densenet(name: str) -> Callable[[int, int, Stem], "OrderedDict[str, nn.Module]"]:
+    def stages(channels: int, n_classes: int, stem: Stem) -> "OrderedDict[str, nn.Module]":
+        net = getattr(torchvision.models, name)(weights=None, num_classes=n_classes)
+        features = net.features
+        if stem == "small":
+            features.conv0, features.pool0 = _conv(channels, features.conv0.out_channels, 3, 1), nn.Identity()
+        elif channels != 3:
+            features.conv0 = _conv(channels, features.conv0.out_channels, 7, 3)
+        for key, module in list(features.named_children()):
+            if key.startswith("denseblock"):
+                setattr(features, key, DenseBlock(module))
+            elif key.startswith("transition"):
+                module.relu = nn.ReLU()
+        features.relu0 = nn.ReLU()
+        return OrderedDict(
+            features=features,
+            relu=nn.ReLU(),
+            avgpool=nn.AdaptiveAvgPool2d(1),
+            flatten=nn.Flatten(1),
+            classifier=net.classifier,
+        )
+
+    return stages
+
+
+for _name in ("resnet18", "resnet34", "resnet50"):
+    MODELS.register(_name)(_resnet(_name))
+for _name in ("vgg11", "vgg11_bn", "vgg16", "vgg16_bn"):
+    MODELS.register(_name)(_vgg(_name))
+MODELS.register("densenet121")(_densenet("densenet121"))
+
+
+def build(
+    params: ModelParams,
+    info_n_classes: int,
+    image_shape: Sequence[int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    seed: int,
+) -> nn.Sequential:
+    """Build a classifier from images (B,C,H,W) in [0,1] to logits (B,K), in training mode, on the CPU.
+
+    It is a `nn.Sequential` of `normalize` and torchvision's own stages; its state dict has torchvision's keys.
+
+    Args:
+        params: architecture and stem.
+        info_n_classes: number of logits K.
+        image_shape: (C,H,W).
+        mean: mean of each channel, for the normalisation inside the model.
+        std: standard deviation of each channel.
+        seed: the weights come from its stream "init".
+
+    Raises:
+        InputError: wrong number of channel statistics, or images too small for the architecture.
+    """
+    channels = image_shape[0]
+    if len(mean) != channels or len(std) != channels or min(std) <= 0:
+        raise InputError(
+            f"The mean and std parameters of build must be {channels} numbers with std > 0. "
+            f"Got {list(mean)} and {list(std)} instead."
+        )
+    stem = params.stem_for(image_shape)
+    with torch.device("meta"):
+        _check_size(nn.Sequential(MODELS[params.name](channels, info_n_classes, stem)), params, image_shape)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_for(seed, "init"))
+        stages = MODELS[params.name](channels, info_n_classes, stem)
+    return nn.Sequential(OrderedDict(normalize=Normalize(mean, std), **stages))
+
+
+def _check_size(model: nn.Sequential, params: ModelParams, image_shape: Sequence[int]) -> None:
+    """Pass one image through a model on the meta device, which costs no arithmetic and no memory."""
+    try:
+        with torch.no_grad():
+            model.eval()(torch.empty(1, *image_shape))
+    except RuntimeError as error:
+        raise InputError(
+            f"The image_shape parameter of build must be large enough for {params.name} with the "
+            f"{params.stem_for(image_shape)} stem. Got {tuple(image_shape)} instead; take larger images or stem: small."
+        ) from error
+
+
+def layer_names(model: nn.Sequential) -> tuple[str, ...]:
+    """Paths of every stage, nested ones included, after which `split` can cut the model, in order of execution."""
+
+    def walk(container: nn.Sequential, prefix: str) -> list[str]:
+        names = []
+        for name, child in container.named_children():
+            if isinstance(child, nn.Sequential):
+                names += walk(child, f"{prefix}{name}.")
+            names.append(prefix + name)
+        return names
+
+    return tuple(walk(model, ""))
+
+
+def inspected_layers(model: nn.Sequential) -> tuple[str, ...]:
+    """Layers that studies look at by default: the outputs of ResNet's layers, VGG's poolings, DenseNet's blocks."""
+    stages = dict(model.named_children())
+    if "layer4" in stages:
+        return tuple(f"layer{i}" for i in range(1, 5))
+    features = stages.get("features")
+    if features is None:
+        raise InputError("The model parameter of inspected_layers must be a model of the zoo; name the layers instead.")
+    return tuple(
+        f"features.{name}"
+        for name, module in features.named_children()
+        if isinstance(module, nn.MaxPool2d | DenseBlock) and name != "pool0"
+    )
+
+
+def check_layer(model: nn.Sequential, layer: str) -> str:
+    """Return `layer` if `split` can cut there; raises InputError with the choices otherwise."""
+    if layer not in layer_names(model):
+        raise InputError(
+            f"Unknown layer '{layer}'. Choose from: {', '.join(inspected_layers(model))}; "
+            f"also possible: {', '.join(n for n in layer_names(model) if n not in inspected_layers(model))}."
+        )
+    return layer
+
+
+def split(model: nn.Sequential, layer: str) -> tuple[nn.Sequential, nn.Sequential]:
+    """Cut a model after `layer` into prefix and suffix, which share its modules; suffix(prefix(x)) equals model(x).
+
+    Args:
+        model: a sequence of stages.
+        layer: path of a stage, nested in sequences at will ("features.8").
+
+    Returns:
+        Prefix up to and including the layer, and the rest; module paths stay those of the model.
+
+    Raises:
+        InputError: no such layer; the error lists the layers.
+    """
+    check_layer(model, layer)
+    return _cut(model, layer.split("."))
+
+
+def _cut(container: nn.Sequential, path: list[str]) -> tuple[nn.Sequential, nn.Sequential]:
+    children = list(container.named_children())
+    at = [name for name, _ in children].index(path[0])
+    before, after = OrderedDict(children[:at]), OrderedDict(children[at + 1 :])
+    name, child = children[at]
+    if len(path) == 1:
+        before[name] = child
+    else:
+        assert isinstance(child, nn.Sequential)
+        before[name], rest = _cut(child, path[1:])
+        if len(rest):
+            after = OrderedDict([(name, rest), *after.items()])
+    return _same_mode(container, before), _same_mode(container, after)
+
+
+def _same_mode(container: nn.Sequential, stages: "OrderedDict[str, nn.Module]") -> nn.Sequential:
+    part = nn.Sequential(stages)
+    part.training = container.training
+    return part
+
+
+def insert_after(model: nn.Sequential, layer: str, module: nn.Module, name: str) -> nn.Sequential:
+    """Return a deep copy of the model with an extra stage after `layer`; all other state-dict keys stay.
+
+    Args:
+        model: a sequence of stages; not changed.
+        layer: path of the stage after which `module` goes, in the same container.
+        module: the new stage; not copied.
+        name: its name in the container, without dots.
+
+    Raises:
+        InputError: no such layer, or the name is taken.
+    """
+    check_layer(model, layer)
+    result = copy.deepcopy(model)
+    *parents, last = layer.split(".")
+    container = result.get_submodule(".".join(parents)) if parents else result
+    if "." in name or name in dict(container.named_children()):
+        raise InputError(f"The name parameter of insert_after must be new and without dots. Got '{name}' instead.")
+    following = list(container._modules)[list(container._modules).index(last) + 1 :]
+    container.add_module(name, module.train(model.training))
+    for key in following:
+        container._modules[key] = container._modules.pop(key)
+    return result

@@ -1,0 +1,113 @@
+"""All parameters of a study: one model, one sentence for each mistake."""
+
+import difflib
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from xai_robustness.artifacts.insertion import ArtifactParams
+from xai_robustness.attribution.latents import PreprocessingParams
+from xai_robustness.concepts.params import RetrievalParams
+from xai_robustness.concepts.spectral import RevealParams
+from xai_robustness.datasets.load import DataParams, dataset_info, external_files, raw_root
+from xai_robustness.localization.localize import LocalizationParams
+from xai_robustness.mitigation.params import MitigationParams
+from xai_robustness.models.training import TrainingParams
+from xai_robustness.models.zoo import ModelParams
+from xai_robustness.robustness.corruption import RobustnessParams
+from xai_robustness.types import InputError, Params
+
+
+class StudyParams(Params):
+    """Everything that a run can be told; each field is one `params:` input of the graph."""
+
+    study: str = Field(pattern=r"^[A-Za-z0-9_-]+$", description="name of the study, set in globals.yml")
+    seed: int = Field(0, ge=0, description="seed of the run")
+    device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?|mps)$", description="where to compute")
+    data: DataParams = Field(default_factory=DataParams)
+    artifact: ArtifactParams = Field(default_factory=ArtifactParams)
+    model: ModelParams = Field(default_factory=ModelParams)
+    training: TrainingParams = Field(default_factory=TrainingParams)
+    preprocessing: PreprocessingParams = Field(default_factory=PreprocessingParams)
+    reveal: RevealParams = Field(default_factory=RevealParams)
+    sample_retrieval: RetrievalParams = Field(default_factory=RetrievalParams)
+    localization: LocalizationParams = Field(default_factory=LocalizationParams)
+    mitigation: MitigationParams = Field(default_factory=MitigationParams)
+    robustness_eval: RobustnessParams = Field(default_factory=RobustnessParams)
+
+    def data_licence(self) -> str:
+        """Licence of the images."""
+        return dataset_info(self.data).licence
+
+
+def read_parameters(raw: Mapping[str, Any]) -> StudyParams:
+    """Check raw parameters.
+
+    Raises:
+        InputError: the first mistake in one sentence: an unknown key with the nearest known one, or a bad value.
+    """
+    try:
+        return StudyParams.model_validate(dict(raw))
+    except ValidationError as error:
+        raise InputError(_sentence(error)) from None
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = _keys_beside(tuple(str(part) for part in first["loc"]))
+        close = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+        hint = f" Did you mean '{close[0]}'?" if close else ""
+        return f"Unknown parameter '{name}'.{hint} There are: {', '.join(known)}."
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error":
+        return f"Parameter '{name}': {message}"
+    message = message.replace("Input should", "must").replace("Field required", "must be given")
+    return f"The parameter '{name}' {message[0].lower()}{message[1:]}. Got {first['input']!r} instead."
+
+
+def _keys_beside(location: tuple[str, ...]) -> list[str]:
+    model: type[Params] = StudyParams
+    for part in location[:-1]:
+        inner = model.model_fields[part].annotation if part in model.model_fields else None
+        if isinstance(inner, type) and issubclass(inner, Params):
+            model = inner
+    return sorted(model.model_fields)
+
+
+def components_of(params: StudyParams) -> Callable[[str], dict[str, str]]:
+    """For fingerprints: a `params:` input -> its values and the content of the files that they name."""
+
+    def describe(name: str) -> dict[str, str]:
+        key = name.removeprefix("params:")
+        value = getattr(params, key)
+        values = value.result_values() if isinstance(value, Params) else value
+        flat = _flatten(values, key)
+        return {f"parameter:{k}": str(v) for k, v in flat.items()} | files_of(params, key)
+
+    return describe
+
+
+def _flatten(value: Any, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {name: value}
+    return {k: v for key, inner in value.items() for k, v in _flatten(inner, f"{name}.{key}").items()}
+
+
+def files_of(params: StudyParams, key: str) -> dict[str, str]:
+    """Content hashes of the files that the parameters under `key` name."""
+    if key == "data":
+        return {f"file:{k}": v for k, v in external_files(params.data, raw_root()).items()}
+    named = {"training": params.training.checkpoint, "sample_retrieval": params.sample_retrieval.review.csv}.get(key)
+    return {f"file:{named}": _content(Path(named))} if named else {}
+
+
+def _content(path: Path) -> str:
+    if not path.is_file():
+        raise InputError(f"The file '{path}' that the parameters name does not exist. Correct the path.")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()

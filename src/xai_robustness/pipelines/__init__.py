@@ -1,0 +1,1 @@
+"""The eight pipelines: plain nodes, wired by data set names."""

@@ -1,0 +1,122 @@
+"""Nodes of mitigation."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import zarr
+from matplotlib.figure import Figure
+
+from xai_robustness.concepts.cav import Cavs
+from xai_robustness.datasets.base import ImageSet, take
+from xai_robustness.figures.mitigation import before_after, comparison, tradeoff
+from xai_robustness.mitigation.base import REFERENCE, MaskTable
+from xai_robustness.mitigation.evaluate import evaluate_candidates
+from xai_robustness.mitigation.job import CorrectionJob, load_corrected
+from xai_robustness.mitigation.params import MitigationParams
+from xai_robustness.mitigation.relevance import heatmaps_of, relevance_metrics
+from xai_robustness.mitigation.select import select, verdict
+from xai_robustness.models.saved import Classifier
+
+Sets = dict[str, ImageSet]
+SHOWN = 8
+
+
+def correct_models(
+    classifier: Classifier,
+    images_fit: Sets,
+    cavs: Cavs,
+    predicted_masks: zarr.Group,
+    artifact_masks: zarr.Group,
+    params: MitigationParams,
+    seed: int,
+    device: str,
+) -> CorrectionJob:
+    """Make every candidate; masks are the predicted ones unless the labelled control asks for the true ones."""
+    masks = predicted_masks if params.masks == "predicted" else artifact_masks
+    return CorrectionJob(
+        classifier.model,
+        classifier.description,
+        images_fit["train/biased"],
+        images_fit["val/biased"],
+        cavs,
+        _mask_table(masks),
+        params,
+        seed,
+        device,
+    )
+
+
+def _mask_table(store: zarr.Group) -> MaskTable:
+    group: Any = store.get("train/biased")
+    if group is None or "masks" not in group:
+        return MaskTable(np.zeros(0, np.int64), np.zeros((0, 1, 1), bool))
+    return MaskTable(np.asarray(group["sample_ids"][:]), group["masks"])
+
+
+def evaluate_corrections(
+    classifier: Classifier,
+    corrected_classifiers: Path,
+    images_select: Sets,
+    images_report: Sets,
+    params: MitigationParams,
+    seed: int,
+    device: str,
+) -> pd.DataFrame:
+    """Metrics of every candidate on validation and test images, with paired differences to the uncorrected model."""
+    sets = {**images_select, **images_report}
+    return evaluate_candidates(corrected_classifiers, classifier.model, sets, params, seed, device)
+
+
+def select_correction(correction_metrics: pd.DataFrame, params: MitigationParams) -> dict[str, Any]:
+    """Choose on validation rows alone."""
+    return select(correction_metrics, params.allowed_clean_loss).to_json()
+
+
+def measure_relevance(
+    classifier: Classifier,
+    corrected_classifiers: Path,
+    selection: dict[str, Any],
+    images_report: Sets,
+    seed: int,
+    device: str,
+) -> pd.DataFrame:
+    """Artifact relevance of the uncorrected model and of the best of each method."""
+    loaders = load_corrected(corrected_classifiers)
+    models = {REFERENCE: lambda: classifier.model}
+    models |= {name: loaders[name] for name in selection["best_by_method"].values() if name != REFERENCE}
+    return relevance_metrics(models, images_report["test/attacked"], "test/attacked", seed, device, REFERENCE)
+
+
+def state_verdict(
+    correction_metrics: pd.DataFrame,
+    relevance_metrics: pd.DataFrame,
+    selection: dict[str, Any],
+    params: MitigationParams,
+) -> dict[str, Any]:
+    """Say whether the removal is proven."""
+    return verdict(correction_metrics, relevance_metrics, selection, params)
+
+
+def plot_corrections(
+    correction_metrics: pd.DataFrame, selection: dict[str, Any], params: MitigationParams
+) -> tuple[Figure, Figure]:
+    """Draw the best of each method on test images, and every candidate on validation images."""
+    best = {REFERENCE: REFERENCE, **selection["best_by_method"]}
+    bars = comparison(correction_metrics, best, selection["best"])
+    return bars, tradeoff(correction_metrics, selection["best"], params.allowed_clean_loss)
+
+
+def plot_before_after(
+    classifier: Classifier, corrected_classifiers: Path, selection: dict[str, Any], images_report: Sets, device: str
+) -> Figure:
+    """Draw heatmaps of attacked test images before and after the selected correction, and their difference."""
+    attacked = images_report["test/attacked"]
+    rows = np.linspace(0, len(attacked) - 1, SHOWN).astype(int)
+    shown = attacked.subset(rows)
+    before = heatmaps_of(classifier.model, shown, device)
+    after = before
+    if selection["best"]:
+        after = heatmaps_of(load_corrected(corrected_classifiers)[selection["best"]](), shown, device)
+    return before_after(take(shown.images, slice(None)), before, after)

@@ -1,0 +1,62 @@
+"""Wiring of mitigation."""
+
+from kedro.pipeline import Pipeline, node
+
+from xai_robustness.pipelines.mitigation.nodes import (
+    correct_models,
+    evaluate_corrections,
+    measure_relevance,
+    plot_before_after,
+    plot_corrections,
+    select_correction,
+    state_verdict,
+)
+from xai_robustness.pipelines.wiring import stage
+
+
+def create_pipeline() -> Pipeline:
+    """Correct models, evaluate and select them, state the verdict."""
+    settings = ["params:mitigation", "params:seed", "params:device"]
+    models = ["classifier", "corrected_classifiers"]
+    return stage(
+        "mitigation",
+        [
+            node(
+                correct_models,
+                ["classifier", "images_fit", "cavs", "predicted_masks", "artifact_masks", *settings],
+                "corrected_classifiers",
+                name="correct_models",
+            ),
+            node(
+                evaluate_corrections,
+                [*models, "images_select", "images_report", *settings],
+                "correction_metrics",
+                name="evaluate_corrections",
+            ),
+            node(select_correction, ["correction_metrics", "params:mitigation"], "selection", name="select_correction"),
+            node(
+                measure_relevance,
+                [*models, "selection", "images_report", "params:seed", "params:device"],
+                "relevance_metrics",
+                name="measure_relevance",
+            ),
+            node(
+                state_verdict,
+                ["correction_metrics", "relevance_metrics", "selection", "params:mitigation"],
+                "verdict",
+                name="state_verdict",
+            ),
+            node(
+                plot_corrections,
+                ["correction_metrics", "selection", "params:mitigation"],
+                ["correction_figure", "tradeoff_figure"],
+                name="plot_corrections",
+            ),
+            node(
+                plot_before_after,
+                [*models, "selection", "images_report", "params:device"],
+                "before_after_figure",
+                name="plot_before_after",
+            ),
+        ],
+    )

@@ -1,0 +1,1 @@
+"""The robustness_eval pipeline."""

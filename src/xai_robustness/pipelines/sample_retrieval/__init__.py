@@ -1,0 +1,1 @@
+"""The sample_retrieval pipeline."""

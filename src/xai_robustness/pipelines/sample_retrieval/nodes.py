@@ -1,0 +1,74 @@
+"""Nodes of sample_retrieval."""
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from xai_robustness.attribution.latents import Latents
+from xai_robustness.concepts.cav import Cavs
+from xai_robustness.concepts.params import RetrievalParams
+from xai_robustness.concepts.retrieval import bias_scores, choose_cav, fit_cavs, retrieval_metrics
+from xai_robustness.concepts.review import refine_labels, review_suspects
+from xai_robustness.concepts.samples import sample_table
+from xai_robustness.datasets.base import ImageSet
+from xai_robustness.figures.retrieval import comparison, score_figure
+
+
+def review_samples(
+    suspects: pd.DataFrame,
+    suspect_members: pd.DataFrame,
+    latents: Latents,
+    artifact_truth: pd.DataFrame,
+    params: RetrievalParams,
+    seed: int,
+) -> pd.DataFrame:
+    """Look at members of the suspects: the oracle within its budget, or a person's table."""
+    samples = sample_table(latents, ("train", "val"))
+    return review_suspects(suspects, suspect_members, samples, artifact_truth, params.review, seed)
+
+
+def propagate_labels(
+    reviewed_labels: pd.DataFrame, latents: Latents, artifact_truth: pd.DataFrame, params: RetrievalParams, seed: int
+) -> pd.DataFrame:
+    """Label all training samples from the reviewed ones."""
+    return refine_labels(reviewed_labels, latents, params.review, artifact_truth, seed)
+
+
+def fit_concept_vectors(artifact_labels: pd.DataFrame, latents: Latents, params: RetrievalParams) -> Cavs:
+    """Fit every kind of vector in every layer."""
+    return fit_cavs(latents, artifact_labels, params.cavs)
+
+
+def choose_vector(latents: Latents, cavs: Cavs, artifact_labels: pd.DataFrame, seed: int) -> dict[str, str]:
+    """Layer and kind of the vector that finds the artifact best on reviewed validation samples; empty without one."""
+    chosen = choose_cav(retrieval_metrics(latents, cavs, artifact_labels, None, seed, n_boot=1))
+    return {"layer": chosen[0], "kind": chosen[1]} if chosen else {}
+
+
+def score_samples(
+    latents: Latents,
+    report_latents: Latents,
+    cavs: Cavs,
+    artifact_labels: pd.DataFrame,
+    images_report: dict[str, ImageSet],
+    seed: int,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Bias scores of all samples, and how well they find the artifact on validation and test samples."""
+    test = images_report["test/biased"]
+    truth = pd.DataFrame({"sample_id": test.sample_ids, "artifact": test.has_artifact})
+    both = latents.joined(report_latents)
+    scores = bias_scores(both, cavs, ("train", "val", "test"))
+    truths = pd.concat([artifact_labels[["sample_id", "artifact"]], truth], ignore_index=True)
+    scores = scores.merge(truths, on="sample_id", how="left")
+    return scores, retrieval_metrics(both, cavs, artifact_labels, truth, seed)
+
+
+def plot_retrieval(
+    bias_scores: pd.DataFrame, retrieval_metrics: pd.DataFrame, chosen_cav: dict[str, str]
+) -> tuple[Figure, Figure]:
+    """Draw the chosen vector's scores on test samples, and retrieval by layer and kind."""
+    test = bias_scores[bias_scores.split == "test"]
+    reported = retrieval_metrics[retrieval_metrics.metric.str.startswith("test/")]
+    name = "{layer}/{kind}".format(**chosen_cav) if chosen_cav else ""
+    scores = test[name].to_numpy() if name else []
+    title = f"Bias scores of test samples, {name}" if name else "No artifact was confirmed"
+    return score_figure(scores, test.artifact.to_numpy(bool) if name else [], title), comparison(reported)

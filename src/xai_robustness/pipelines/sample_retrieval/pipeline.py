@@ -1,0 +1,58 @@
+"""Wiring of sample_retrieval."""
+
+from kedro.pipeline import Pipeline, node
+
+from xai_robustness.pipelines.sample_retrieval.nodes import (
+    choose_vector,
+    fit_concept_vectors,
+    plot_retrieval,
+    propagate_labels,
+    review_samples,
+    score_samples,
+)
+from xai_robustness.pipelines.wiring import stage
+
+
+def create_pipeline() -> Pipeline:
+    """Review suspects, refine labels, fit concept vectors, score samples."""
+    return stage(
+        "sample_retrieval",
+        [
+            node(
+                review_samples,
+                ["suspects", "suspect_members", "latents", "artifact_truth", "params:sample_retrieval", "params:seed"],
+                "reviewed_labels",
+                name="review_suspects",
+            ),
+            node(
+                propagate_labels,
+                ["reviewed_labels", "latents", "artifact_truth", "params:sample_retrieval", "params:seed"],
+                "artifact_labels",
+                name="refine_labels",
+            ),
+            node(
+                fit_concept_vectors,
+                ["artifact_labels", "latents", "params:sample_retrieval"],
+                "cavs",
+                name="fit_cavs",
+            ),
+            node(
+                choose_vector,
+                ["latents", "cavs", "artifact_labels", "params:seed"],
+                "chosen_cav",
+                name="choose_cav",
+            ),
+            node(
+                score_samples,
+                ["latents", "report_latents", "cavs", "artifact_labels", "images_report", "params:seed"],
+                ["bias_scores", "retrieval_metrics"],
+                name="score_samples",
+            ),
+            node(
+                plot_retrieval,
+                ["bias_scores", "retrieval_metrics", "chosen_cav"],
+                ["bias_score_figure", "retrieval_figure"],
+                name="plot_retrieval",
+            ),
+        ],
+    )

@@ -1,0 +1,1 @@
+"""Behaviour of models and explanations under corruptions."""

@@ -1,0 +1,121 @@
+"""Several seeds of one study, and their summary: `python -m xai_robustness.study --env breastmnist --seeds "0 1 2"`."""
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pandas as pd
+from kedro.framework.cli.utils import _split_params
+from kedro.framework.startup import bootstrap_project
+from kedro.utils import find_kedro_project
+from scipy import stats
+
+from xai_robustness.figures.study import summary
+from xai_robustness.pipelines.summary import seed_results
+from xai_robustness.session import IncrementalSession
+
+log = logging.getLogger(__name__)
+SUBJECT = ["candidate", "method", "layer", "strength"]
+QUANTITIES = ["clean", "attacked", "gap", "gap_recovered", "clean_loss", "artifact_relevance"]
+
+
+@click.command()
+@click.option("--env", default="base", help="The study's folder below conf/; base is the phantom study.")
+@click.option("--seeds", default="0 1 2", help="Seeds, separated by spaces.")
+@click.option("--params", default="", callback=_split_params, help="Further parameters, as for kedro run.")
+def main(env: str, seeds: str, params: dict[str, Any]) -> None:
+    """Run a study for each seed, reusing what is current, and write and print its summary."""
+    project = find_kedro_project(Path.cwd()) or Path.cwd()
+    bootstrap_project(project)
+    tables, failed = [], []
+    for seed in [int(word) for word in seeds.replace(",", " ").split()]:
+        try:
+            runtime = {**params, "seed": seed}
+            with IncrementalSession.create(project, env=env, runtime_params=runtime) as session:
+                session.run()
+                tables.append(seed_results(session.finished_catalog()).assign(seed=seed))
+                study = session.study
+        except Exception as error:
+            log.exception("Seed %d failed", seed)
+            failed.append(f"seed {seed}: {error}")
+    if not tables:
+        raise click.ClickException("No seed finished. " + " ".join(failed))
+    results = pd.concat(tables, ignore_index=True)
+    table = aggregate(results)
+    folder = project / "data" / "08_reporting" / study
+    write(folder, results, table, failed)
+    done = ", ".join(map(str, sorted(results.seed.unique())))
+    click.echo(f"\nStudy {study}, seeds {done}; test images; mean over seeds [95 % interval]\n")
+    click.echo(text_table(table).to_string(index=False))
+    click.echo(f"\n{folder / 'summary.csv'}\n{folder / 'summary.md'}\n{folder / 'summary.png'}")
+    if failed:
+        raise click.ClickException("Some seeds failed: " + " ".join(failed))
+
+
+def aggregate(results: pd.DataFrame) -> pd.DataFrame:
+    """Mean over the seeds with Student's 95 % interval for every candidate, and for what each seed selected.
+
+    Args:
+        results: one row a seed and candidate: SUBJECT, `selected` (bool), QUANTITIES, seed. Gaps and losses are
+            differences within a seed, so their intervals are paired.
+
+    Returns:
+        One row a candidate, the row `selected` first, columns SUBJECT, seeds, and for each quantity its mean, `_low`
+        and `_high` (NaN with one seed).
+    """
+    chosen = results[results.selected].assign(candidate="selected on validation", layer=None, strength=None)
+    chosen = chosen.assign(method=", ".join(sorted(chosen.method.unique())))
+    both = pd.concat([chosen, results], ignore_index=True) if len(chosen) else results
+    rows = []
+    for key, group in both.groupby(SUBJECT, dropna=False, sort=False):
+        row: dict[str, Any] = dict(zip(SUBJECT, key))
+        row["seeds"] = len(group)
+        for name in QUANTITIES:
+            row[name], row[f"{name}_low"], row[f"{name}_high"] = student(group[name].dropna().to_numpy())
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def student(values: np.ndarray) -> tuple[float, float, float]:
+    """Mean and 95 % Student interval; the interval of fewer than two values is NaN."""
+    if len(values) < 2:
+        return (float(values[0]) if len(values) else np.nan), np.nan, np.nan
+    half = float(stats.sem(values) * stats.t.ppf(0.975, len(values) - 1))
+    return float(values.mean()), float(values.mean() - half), float(values.mean() + half)
+
+
+def text_table(table: pd.DataFrame) -> pd.DataFrame:
+    """The summary as text, in points of balanced accuracy for gaps and losses."""
+    text = table[["candidate", "method", "seeds"]].copy()
+    for name in QUANTITIES:
+        text[name.replace("_", " ")] = [
+            _cell(v, low, high) for v, low, high in table[[name, f"{name}_low", f"{name}_high"]].to_numpy(float)
+        ]
+    return text
+
+
+def _cell(value: float, low: float, high: float) -> str:
+    if np.isnan(value):
+        return "-"
+    return f"{value:.3f}" if np.isnan(low) else f"{value:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def write(folder: Path, results: pd.DataFrame, table: pd.DataFrame, failed: Sequence[str]) -> None:
+    """Write the summary as CSV, Markdown and PNG, and the results by seed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    results.to_csv(folder / "seeds.csv", index=False)
+    table.to_csv(folder / "summary.csv", index=False)
+    text = text_table(table).astype(str)
+    lines = ["| " + " | ".join(row) + " |" for row in [list(text.columns), ["---"] * len(text.columns)]]
+    lines += ["| " + " | ".join(row) + " |" for row in text.to_numpy().tolist()]
+    (folder / "summary.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / "failed.json").write_text(json.dumps(list(failed)), encoding="utf-8")
+    summary(table, results).savefig(folder / "summary.png", dpi=150, bbox_inches="tight")
+
+
+if __name__ == "__main__":
+    main()

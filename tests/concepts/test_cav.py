@@ -1,0 +1,169 @@
+import numpy as np
+import pytest
+from pydantic import ValidationError
+from sklearn.linear_model import Ridge
+from sklearn.metrics import average_precision_score
+from sklearn.model_selection import cross_val_score
+from sklearn.svm import LinearSVC
+from tests.reference import concepts as naive
+
+from xai_robustness.concepts.cav import (
+    CAV_KINDS,
+    STRENGTHS,
+    CavParams,
+    Cavs,
+    balanced_weights,
+    fit_cav,
+    load_cavs,
+    ridge_path,
+    save_cavs,
+    stratified_folds,
+)
+from xai_robustness.types import InputError
+
+KINDS = ("signal", "mean", "ridge", "svm")
+
+
+def data(n: int = 80, k: int = 12, n_artifact: int = 20, seed: int = 0):
+    rng = np.random.default_rng(seed)
+    artifact = np.zeros(n, bool)
+    artifact[rng.choice(n, n_artifact, replace=False)] = True
+    x = rng.normal(size=(n, k)) * rng.uniform(0.5, 3, k) + rng.normal(size=k)
+    x[artifact] += np.linspace(-1, 1.5, k)
+    return x, artifact
+
+
+@pytest.mark.parametrize("shape", [(80, 12), (30, 50)], ids=["tall", "wide"])
+def test_ridge_path_equals_scikit_learn_and_the_normal_equations_for_every_strength(shape):
+    x, artifact = data(*shape, n_artifact=7)
+    coefficients, intercepts = ridge_path(x, artifact, STRENGTHS)
+    for strength, coefficient, intercept in zip(STRENGTHS, coefficients, intercepts):
+        theirs = Ridge(strength, solver="svd").fit(x, np.where(artifact, 1, -1), balanced_weights(artifact))
+        np.testing.assert_allclose(coefficient, theirs.coef_, rtol=1e-6, atol=1e-8)
+        assert intercept == pytest.approx(theirs.intercept_, rel=1e-6, abs=1e-8)
+        if strength >= 1e-2:
+            naive_coefficient, naive_intercept = naive.balanced_ridge(x, artifact, strength)
+            np.testing.assert_allclose(coefficient, naive_coefficient, rtol=1e-6, atol=1e-8)
+            assert intercept == pytest.approx(naive_intercept, rel=1e-6, abs=1e-8)
+
+
+def test_the_chosen_ridge_strength_has_the_best_cross_validated_average_precision():
+    x, artifact = data()
+    cav = fit_cav(x, artifact, "ridge", "late")
+    standard = (x - x.mean(0)) / np.sqrt(np.mean((x - x.mean(0)) ** 2))
+    means = []
+    for strength in STRENGTHS:
+        found = []
+        for train, test in stratified_folds(artifact).split(x, artifact):
+            model = Ridge(strength).fit(
+                standard[train], np.where(artifact[train], 1, -1), balanced_weights(artifact[train])
+            )
+            found.append(average_precision_score(artifact[test], model.predict(standard[test])))
+        means.append(np.mean(found))
+    best = ridge_path(standard, artifact, STRENGTHS[[int(np.argmax(means))]])[0][0]
+    assert cav.vector @ (best / np.linalg.norm(best)) == pytest.approx(1, abs=1e-6)
+
+
+def test_svm_is_the_balanced_linear_svm_with_the_best_average_precision():
+    x, artifact = data()
+    standard = (x - x.mean(0)) / np.sqrt(np.mean((x - x.mean(0)) ** 2))
+
+    def make(strength):
+        return LinearSVC(C=1 / strength, class_weight="balanced", random_state=0, max_iter=3000)
+
+    means = [
+        cross_val_score(make(s), standard, artifact, cv=stratified_folds(artifact), scoring="average_precision").mean()
+        for s in STRENGTHS
+    ]
+    theirs = make(STRENGTHS[int(np.argmax(np.round(means, 9)))]).fit(standard, artifact)
+    cav = fit_cav(x, artifact, "svm", "late")
+    np.testing.assert_allclose(cav.vector, theirs.coef_[0] / np.linalg.norm(theirs.coef_), atol=1e-5)
+    assert ((cav.scores(x) > 0) == theirs.predict(standard)).all()
+
+
+def test_signal_is_the_covariance_pattern_and_the_mean_difference_direction():
+    x, artifact = data()
+    pattern = naive.signal(x, artifact)
+    signal, mean = (fit_cav(x, artifact, kind, "late") for kind in ("signal", "mean"))
+    np.testing.assert_allclose(signal.vector, pattern / np.linalg.norm(pattern), atol=1e-6)
+    np.testing.assert_allclose(signal.vector, mean.vector, atol=1e-6)
+    assert signal.intercept == pytest.approx(mean.intercept, abs=1e-4)
+    assert signal.mean_clean < -signal.intercept < signal.mean_artifact
+    assert -signal.intercept == pytest.approx((signal.mean_clean + signal.mean_artifact) / 2, abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_gives_a_unit_vector_that_separates_and_counts_its_samples(kind):
+    x, artifact = data(n=200, n_artifact=30)
+    x[artifact, 3] += 12
+    cav = fit_cav(x.astype(np.float32), artifact, kind, "late", "mean")
+    assert np.linalg.norm(cav.vector) == pytest.approx(1, abs=1e-6) and cav.vector.dtype == np.float32
+    assert ((cav.scores(x) > 0) == artifact).mean() > 0.95
+    assert cav.mean_clean == pytest.approx((x[~artifact] @ cav.vector).mean(), rel=1e-4)
+    assert (cav.n_clean, cav.n_artifact, cav.layer, cav.pool, cav.name) == (170, 30, "late", "mean", f"late/{kind}")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_direction_ignores_the_scale_and_the_offset_of_the_features(kind):
+    x, artifact = data()
+    cav, other = fit_cav(x, artifact, kind, "late"), fit_cav(x * 1e-3 + 5, artifact, kind, "late")
+    assert cav.vector @ other.vector == pytest.approx(1, abs=1e-4)
+    np.testing.assert_allclose(other.scores(x * 1e-3 + 5) * 1e3, cav.scores(x), atol=2e-2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_repeating_the_clean_samples_hardly_turns_the_direction(kind):
+    x, artifact = data(n=120, n_artifact=40)
+    if kind in ("signal", "mean"):
+        x2, artifact2 = np.vstack([x, x[~artifact]]), np.concatenate([artifact, np.zeros((~artifact).sum(), bool)])
+        assert fit_cav(x, artifact, kind, "l").vector @ fit_cav(x2, artifact2, kind, "l").vector == pytest.approx(
+            1, abs=1e-6
+        )
+    else:
+        weights = balanced_weights(artifact)
+        assert weights[artifact].sum() == pytest.approx(weights[~artifact].sum()) and weights.max() == 1
+
+
+@pytest.mark.parametrize("count", [0, 1, 79, 80])
+def test_too_few_samples_of_a_class_are_one_clear_sentence(count):
+    x, _ = data()
+    with pytest.raises(InputError, match=f"Got {count} and {80 - count} instead"):
+        fit_cav(x, np.arange(80) < count, "ridge", "late")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_artifact_samples_suffice(kind):
+    x, _ = data()
+    assert np.isfinite(fit_cav(x, np.arange(80) < 2, kind, "late").vector).all()
+
+
+def test_features_that_do_not_vary_are_named():
+    with pytest.raises(InputError, match="layer 'dead'"):
+        fit_cav(np.ones((10, 4)), np.arange(10) < 5, "signal", "dead")
+
+
+def test_unknown_kinds_list_the_choices():
+    with pytest.raises((InputError, ValidationError), match="ridge"):
+        CavParams(kinds=("rigde",))
+    assert set(KINDS) <= set(CAV_KINDS.names())
+
+
+def test_cavs_survive_a_file_and_are_found_by_name(tmp_path):
+    x, artifact = data()
+    cavs = Cavs(tuple(fit_cav(x, artifact, kind, layer) for layer in ("a.1", "b") for kind in ("signal", "ridge")))
+    save_cavs(tmp_path / "cavs.safetensors", cavs)
+    loaded = load_cavs(tmp_path / "cavs.safetensors")
+    assert len(loaded) == 4
+    for before, after in zip(cavs, loaded):
+        np.testing.assert_array_equal(before.vector, after.vector)
+        assert (before.name, before.intercept, before.mean_clean) == (after.name, after.intercept, after.mean_clean)
+    assert loaded.find("b", "ridge").name == "b/ridge"
+    with pytest.raises(InputError, match="a.1/signal"):
+        loaded.find("c", "ridge")
+
+
+def test_no_cavs_survive_a_file(tmp_path):
+    save_cavs(tmp_path / "cavs.safetensors", Cavs())
+    assert len(load_cavs(tmp_path / "cavs.safetensors")) == 0
+    with pytest.raises(InputError, match="no artifact was confirmed"):
+        Cavs().find("a", "ridge")

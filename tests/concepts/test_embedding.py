@@ -1,0 +1,105 @@
+import numpy as np
+import pytest
+from sklearn.manifold import spectral_embedding as sklearn_embedding
+from tests.reference import concepts as naive
+
+from xai_robustness.concepts import embedding as module
+from xai_robustness.concepts.embedding import (
+    CLUSTERINGS,
+    eigengap,
+    groups_of,
+    spectral_embedding,
+    two_dimensional,
+)
+from xai_robustness.types import InputError
+
+
+def blobs(sizes=(40, 25, 15), d=6, gap=3.0):
+    rng = np.random.default_rng(1)
+    centres = rng.normal(size=(len(sizes), d)) * gap
+    x = np.vstack([rng.normal(size=(n, d)) + c for n, c in zip(sizes, centres)])
+    return x, np.repeat(np.arange(len(sizes)), sizes)
+
+
+def same_up_to_sign(a, b, tolerance):
+    np.testing.assert_allclose(np.abs((a * b).sum(0)), (a * a).sum(0), atol=tolerance)
+
+
+@pytest.mark.parametrize("dense_size", [600, 0], ids=["dense", "arpack"])
+def test_embedding_equals_the_naive_one(dense_size, monkeypatch):
+    monkeypatch.setattr(module, "DENSE_SIZE", dense_size)
+    x, _ = blobs(gap=1.0)
+    values, embedding = spectral_embedding(x, 10, 6, seed=0)
+    naive_values, naive_embedding, _ = naive.spectral_embedding(x, 10, 6)
+    np.testing.assert_allclose(values, naive_values, atol=1e-9)
+    np.testing.assert_allclose(np.abs(embedding), np.abs(naive_embedding), atol=1e-6)
+    same_up_to_sign(embedding, naive_embedding, 1e-6)
+
+
+def test_embedding_agrees_with_scikit_learn_up_to_row_length():
+    x, _ = blobs(gap=1.0)
+    _, embedding = spectral_embedding(x, 10, 5, seed=0)
+    affinity = naive.spectral_embedding(x, 10, 5)[2]
+    theirs = sklearn_embedding(affinity, n_components=5, drop_first=False, eigen_solver="arpack", random_state=0)
+    theirs = theirs * np.sqrt(affinity.sum(1))[:, None]
+    theirs /= np.linalg.norm(theirs, axis=0)
+    theirs /= np.linalg.norm(theirs, axis=1, keepdims=True)
+    np.testing.assert_allclose(np.abs(embedding), np.abs(theirs), atol=1e-4)
+
+
+def test_rows_have_length_one_and_the_first_eigenvalue_is_zero():
+    values, embedding = spectral_embedding(blobs()[0], 10, 8, seed=0)
+    np.testing.assert_allclose(np.linalg.norm(embedding, axis=1), 1)
+    assert values[0] == pytest.approx(0, abs=1e-9) and (np.diff(values) >= -1e-12).all()
+
+
+def test_separate_components_give_as_many_zero_eigenvalues_and_clusters_find_them():
+    x, group = blobs(gap=60.0)
+    values, embedding = spectral_embedding(x, 8, 8, seed=0)
+    assert (np.abs(values) < 1e-9).sum() == 3
+    count, gap = eigengap(values, 8)
+    assert count == 3 and gap > 0.05
+    labels = CLUSTERINGS["kmeans"](embedding, [count], 5, 0)[0]
+    assert all(len(np.unique(labels[group == g])) == 1 for g in range(3)) and len(np.unique(labels)) == 3
+    (dense,) = CLUSTERINGS["hdbscan"](x, [], 5, 0)
+    assert len(np.unique(dense[dense >= 0])) == 3 and all(len(np.unique(group[dense == d])) == 1 for d in range(3))
+
+
+def test_the_same_seed_gives_the_same_numbers(monkeypatch):
+    monkeypatch.setattr(module, "DENSE_SIZE", 0)
+    x, _ = blobs(gap=1.0)
+    np.testing.assert_array_equal(spectral_embedding(x, 10, 4, 3)[1], spectral_embedding(x, 10, 4, 3)[1])
+    np.testing.assert_allclose(spectral_embedding(x, 10, 4, 3)[1], spectral_embedding(x, 10, 4, 4)[1], atol=1e-6)
+
+
+def test_small_sets_use_fewer_neighbours_and_eigenpairs():
+    values, embedding = spectral_embedding(np.random.default_rng(0).normal(size=(5, 3)), 32, 32, seed=0)
+    assert len(values) == 4 and embedding.shape == (5, 4)
+
+
+@pytest.mark.parametrize("bad", [np.zeros((2, 3)), np.array([[0.0], [np.nan], [1.0], [2.0]])])
+def test_too_few_or_undefined_features_are_one_sentence(bad):
+    with pytest.raises(InputError, match="spectral_embedding must be finite and of at least 3 samples"):
+        spectral_embedding(bad, 4, 4, seed=0)
+
+
+def test_eigengap_is_bounded():
+    values = np.array([0, 0.01, 0.02, 0.5, 0.51, 0.9])
+    assert eigengap(values, 8) == (3, pytest.approx(0.48))
+    assert eigengap(values, 2) == (2, pytest.approx(0.01))
+    assert eigengap(values[:1], 8) == (2, 0.0)
+
+
+def test_groups_leave_out_noise_small_clusters_and_everything():
+    groups = groups_of(np.array([-1, 0, 0, 0, 1, 2, 2, 2]), 3)
+    assert [int(g.sum()) for g in groups] == [3, 3]
+    assert groups_of(np.zeros(9, int), 3) == []
+
+
+@pytest.mark.parametrize("method", ["tsne", "eigenvectors"])
+@pytest.mark.parametrize("n", [3, 30])
+def test_layout_has_two_finite_columns(method, n):
+    embedding = spectral_embedding(np.random.default_rng(0).normal(size=(n, 4)), 5, 5, seed=0)[1]
+    points = two_dimensional(embedding, method, seed=0)
+    assert points.shape == (n, 2) and np.isfinite(points).all()
+    np.testing.assert_array_equal(points, two_dimensional(embedding, method, seed=0))

@@ -1,0 +1,176 @@
+import numpy as np
+import pandas as pd
+import pytest
+from pydantic import ValidationError
+
+from xai_robustness.concepts.review import (
+    LABEL_COLUMNS,
+    REVIEW_COLUMNS,
+    ReviewParams,
+    best_threshold,
+    read_review,
+    refine_labels,
+    review_suspects,
+)
+from xai_robustness.concepts.samples import sample_table
+from xai_robustness.concepts.spectral import RevealParams, find_suspects
+from xai_robustness.types import InputError
+
+REVEAL = RevealParams(n_neighbors=15, n_clusters=(2, 3), layout="eigenvectors", min_size=8)
+PARAMS = ReviewParams(budget=60, val_budget=20, per_suspect=5)
+
+
+def review(latents, params=PARAMS, truth=None):
+    suspects, members, _ = find_suspects(latents, REVEAL, seed=0)
+    samples = sample_table(latents, ("train", "val"))
+    truth = latents.truth("train", "val") if truth is None and params.reviewer == "oracle" else truth
+    return suspects, members, review_suspects(suspects, members, samples, truth, params, seed=0)
+
+
+def test_the_oracle_keeps_its_budgets_and_tells_the_truth(latents):
+    _, members, reviewed = review(latents)
+    assert list(reviewed.columns) == list(REVIEW_COLUMNS) and reviewed["sample_id"].is_unique
+    train, val = (reviewed[reviewed["split"] == split] for split in ("train", "val"))
+    assert len(train) <= 45 and len(val) == 20
+    truth = latents.truth("train", "val").set_index("sample_id")["artifact"]
+    assert (reviewed["artifact"].to_numpy() == truth[reviewed["sample_id"]].to_numpy()).all()
+    control = train[train["suspect"] == -1]
+    assert (control["class"] == 0).all() and len(control) == 23
+    assert not control["sample_id"].isin(members.loc[members["suspect"] == 0, "sample_id"]).any()
+    assert (val["class"] == 0).all() and val["artifact"].nunique() == 2
+
+
+def test_the_most_typical_members_are_looked_at(latents):
+    suspects, members, reviewed = review(latents)
+    first = members[members["suspect"] == 0]["sample_id"][:5]
+    assert first.isin(reviewed["sample_id"]).all() and reviewed.set_index("sample_id").loc[first, "artifact"].all()
+
+
+def test_nothing_is_confirmed_without_an_artifact_and_everything_stays_clean(clean_latents):
+    _, _, reviewed = review(clean_latents)
+    assert not reviewed["confirmed"].any() and not reviewed["artifact"].any()
+    assert (reviewed["split"] == "train").all() and 0 < len(reviewed) <= 45
+    labels = refine_labels(reviewed, clean_latents, PARAMS, clean_latents.truth("train"), seed=0)
+    assert list(labels.columns) == list(LABEL_COLUMNS) and len(labels) == 240
+    assert not labels["artifact"].any() and set(labels["source"]) == {"reviewed", "assumed"}
+
+
+def test_a_budget_of_zero_confirms_nothing(latents):
+    _, _, reviewed = review(latents, ReviewParams(budget=0, val_budget=10))
+    assert reviewed.empty and list(reviewed.columns) == list(REVIEW_COLUMNS)
+    labels = refine_labels(reviewed, latents, PARAMS, latents.truth("train"), seed=0)
+    assert not labels["artifact"].any() and len(labels) == 240
+
+
+def test_no_suspects_give_an_empty_review(latents):
+    suspects, members, _ = find_suspects(latents, REVEAL.model_copy(update={"min_size": 50}), seed=0)
+    reviewed = review_suspects(
+        suspects, members, sample_table(latents, ("train", "val")), latents.truth("train", "val"), PARAMS, 0
+    )
+    assert reviewed.empty and list(reviewed.columns) == list(REVIEW_COLUMNS)
+
+
+def test_purity_decides_what_is_confirmed():
+    suspects = pd.DataFrame({"suspect": [0, 1], "rank": [1, 2], "class": [0, 1]})
+    members = pd.DataFrame({"suspect": [0] * 4 + [1] * 4, "sample_id": range(8)})
+    samples = pd.DataFrame({"sample_id": range(8), "split": "train", "class": [0] * 4 + [1] * 4})
+    truth = pd.DataFrame({"sample_id": range(8), "artifact": [True, False, False, False, True, True, True, False]})
+    params = ReviewParams(budget=64, val_budget=0, per_suspect=4, min_purity=0.75)
+    reviewed = review_suspects(suspects, members, samples, truth, params, seed=0)
+    assert reviewed.groupby("class")["confirmed"].first().to_dict() == {0: False, 1: True}
+
+
+def test_refinement_labels_the_class_and_spends_no_more_than_the_budget(latents):
+    _, _, reviewed = review(latents)
+    labels = refine_labels(reviewed, latents, PARAMS, latents.truth("train"), seed=0)
+    train = labels[labels["split"] == "train"]
+    assert len(train) == 240 and train["sample_id"].is_unique
+    assert (train["source"] == "reviewed").sum() <= PARAMS.budget
+    assert (train["source"] == "reviewed").sum() > (reviewed["split"] == "train").sum()
+    truth = latents.truth("train").set_index("sample_id").loc[train["sample_id"], "artifact"].to_numpy()
+    assert (train["artifact"].to_numpy() == truth).mean() > 0.98
+    assert (train.loc[train["class"] != 0, "source"].isin(["assumed", "reviewed"])).all()
+    assert (train.loc[train["class"] == 0, "source"] != "assumed").all()
+    assert len(labels[labels["split"] == "val"]) == 20
+
+
+def test_refinement_does_not_read_the_truth_of_samples_it_did_not_look_at(latents):
+    _, _, reviewed = review(latents)
+    labels = refine_labels(reviewed, latents, PARAMS, None, seed=0)
+    assert (labels["source"] == "reviewed").sum() == len(reviewed)
+    wrong = latents.truth("train")
+    unseen = ~wrong["sample_id"].isin(reviewed["sample_id"])
+    wrong.loc[unseen, "artifact"] = ~wrong.loc[unseen, "artifact"]
+    spent = PARAMS.model_copy(update={"budget": int((reviewed["split"] == "train").sum())})
+    pd.testing.assert_frame_equal(refine_labels(reviewed, latents, spent, wrong, seed=0), labels)
+
+
+def test_a_class_that_carries_it_throughout_is_labelled_throughout(throughout):
+    samples = np.arange(240)
+    reviewed = pd.DataFrame({"sample_id": samples[:30:3], "split": "train", "class": 0, "artifact": True})
+    reviewed = reviewed.assign(source="oracle", suspect=0, confirmed=True)
+    labels = refine_labels(reviewed, throughout, ReviewParams(budget=10), None, seed=0)
+    assert labels.groupby("class")["artifact"].mean().to_dict() == {0: 1.0, 1: 0.0, 2: 0.0}
+
+
+def test_a_persons_table_is_the_review(latents, tmp_path):
+    path = tmp_path / "review.csv"
+    truth = latents.truth("train", "val")
+    truth[truth["class"] == 0].iloc[::2][["sample_id", "artifact"]].astype(int).to_csv(path, index=False)
+    params = ReviewParams(reviewer="csv", csv=str(path))
+    _, members, reviewed = review(latents, params)
+    assert set(reviewed["source"]) == {"csv"} and reviewed["confirmed"].all() and len(reviewed) == 55
+    best = (
+        members.drop_duplicates("sample_id").set_index("sample_id")["suspect"].reindex(reviewed["sample_id"]).fillna(-1)
+    )
+    np.testing.assert_array_equal(reviewed["suspect"], best)
+    labels = refine_labels(reviewed, latents, params, None, seed=0)
+    known = latents.truth("train")["artifact"].to_numpy()
+    assert (labels[labels["split"] == "train"]["artifact"].to_numpy() == known).mean() > 0.98
+
+
+def test_unknown_ids_are_counted(latents, tmp_path):
+    path = tmp_path / "review.csv"
+    path.write_text("sample_id,artifact\n0,1\n77777,0\n88888,1\n")
+    with pytest.raises(InputError, match="2 of 3 sample ids in review.csv are not in train or val"):
+        review(latents, ReviewParams(reviewer="csv", csv=str(path)))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("id,artifact\n1,1\n", "lacks \\['sample_id'\\]"),
+        ("sample_id,artifact\n1,1\n1,0\n", "Got 1 other rows \\(first in line 3\\)"),
+        ("sample_id,artifact\n1,maybe\n", "Got 1 other rows"),
+        ("sample_id,artifact\n1.5,1\nx,0\n", "Got 2 other rows"),
+    ],
+)
+def test_malformed_tables_are_one_sentence(tmp_path, text, message):
+    (tmp_path / "r.csv").write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_review(tmp_path / "r.csv")
+
+
+def test_a_missing_table_is_named(tmp_path):
+    with pytest.raises(InputError, match="No review table at .*r.csv"):
+        read_review(tmp_path / "r.csv")
+
+
+def test_true_and_false_are_understood(tmp_path):
+    (tmp_path / "r.csv").write_text("sample_id,artifact,note\n4,True,x\n5, false,\n6,1,\n")
+    assert read_review(tmp_path / "r.csv")["artifact"].tolist() == [True, False, True]
+
+
+def test_the_oracle_needs_the_truth_and_a_person_a_table(latents):
+    suspects, members, _ = find_suspects(latents, REVEAL, seed=0)
+    with pytest.raises(InputError, match="Got None instead"):
+        review_suspects(suspects, members, sample_table(latents, ("train", "val")), None, PARAMS, 0)
+    for bad in ({"reviewer": "csv"}, {"csv": "x.csv"}, {"min_purity": 0}):
+        with pytest.raises(ValidationError):
+            ReviewParams(**bad)
+
+
+def test_best_threshold_lies_between_separable_groups():
+    scores, artifact = np.array([-2.0, -1, 3, 4]), np.array([False, False, True, True])
+    assert best_threshold(scores, artifact) == 1
+    assert best_threshold(-scores, artifact) in (-5, 3)

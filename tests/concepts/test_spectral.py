@@ -1,0 +1,112 @@
+from statistics import NormalDist
+
+import numpy as np
+import pandas as pd
+import pytest
+from pydantic import ValidationError
+from tests.reference import concepts as naive
+
+from xai_robustness.concepts.spectral import (
+    EVALUATION_COLUMNS,
+    MEMBER_COLUMNS,
+    SUSPECT_COLUMNS,
+    Z_95,
+    RevealParams,
+    evaluate_suspects,
+    find_suspects,
+    wilson_interval,
+)
+from xai_robustness.types import InputError
+
+PARAMS = RevealParams(n_neighbors=15, n_clusters=(2, 3), layout="eigenvectors", min_size=8)
+
+
+def test_the_artifact_cluster_is_the_first_suspect(latents):
+    suspects, members, embeddings = find_suspects(latents, PARAMS, seed=0)
+    assert list(suspects.columns) == list(SUSPECT_COLUMNS) and list(members.columns) == list(MEMBER_COLUMNS)
+    first = suspects.iloc[0]
+    assert (first["class"], first["view"]) == (0, "late") and first["score"] > 1.5
+    result = evaluate_suspects(suspects, members, latents.truth("train")).iloc[0]
+    assert result["precision"] > 0.85 and result["recall"] > 0.85
+    embedding = embeddings["class_0/late"]
+    assert embedding.points.shape == (80, 2) and set(members[members["suspect"] == 0]["sample_id"]) <= set(
+        embedding.sample_ids
+    )
+
+
+def test_members_are_sorted_by_how_typical_they_are_and_sizes_agree(latents):
+    suspects, members, _ = find_suspects(latents, PARAMS, seed=0)
+    for suspect, group in members.groupby("suspect"):
+        assert group["outlier_score"].is_monotonic_decreasing and group["sample_id"].is_unique
+        assert len(group) == suspects.set_index("suspect").loc[suspect, "size"] >= PARAMS.min_size
+    assert suspects["score"].is_monotonic_decreasing and list(suspects["rank"]) == list(range(1, len(suspects) + 1))
+
+
+def test_without_an_artifact_no_score_stands_out(clean_latents):
+    suspects, _, _ = find_suspects(clean_latents, PARAMS, seed=0)
+    assert suspects["score"].max() < 1.4
+
+
+def test_the_search_is_deterministic_and_does_not_see_other_splits(latents):
+    first, second = (find_suspects(latents, PARAMS, seed=0)[1] for _ in range(2))
+    pd.testing.assert_frame_equal(first, second)
+    assert set(first["sample_id"]) <= set(latents.sample_ids("train"))
+
+
+def test_suspects_overlap_less_than_the_limit_and_views_can_be_chosen(latents):
+    suspects, members, _ = find_suspects(
+        latents, PARAMS.model_copy(update={"views": ("latent",), "layers": ("late",)}), 0
+    )
+    assert set(suspects["view"]) == {"late"}
+    sets = [set(group["sample_id"]) for _, group in members.groupby("suspect")]
+    for i, a in enumerate(sets):
+        assert all(len(a & b) / len(a | b) < PARAMS.max_overlap for b in sets[:i])
+
+
+def test_large_classes_are_sampled_and_small_ones_left_out(latents):
+    params = PARAMS.model_copy(update={"max_samples": 40})
+    _, _, embeddings = find_suspects(latents, params, seed=0)
+    assert all(len(e.sample_ids) == 40 for e in embeddings.values())
+    suspects, members, embeddings = find_suspects(latents, PARAMS.model_copy(update={"min_size": 50}), seed=0)
+    assert suspects.empty and members.empty and not embeddings
+    assert list(suspects.columns) == list(SUSPECT_COLUMNS) and list(members.columns) == list(MEMBER_COLUMNS)
+    assert evaluate_suspects(suspects, members, latents.truth("train")).empty
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 5), (3, 7), (9, 10), (50, 50)])
+def test_wilson_interval_solves_its_quadratic(hits, n):
+    np.testing.assert_allclose(wilson_interval(hits, n), naive.wilson(hits, n), atol=1e-7)
+    assert pytest.approx(NormalDist().inv_cdf(0.975)) == Z_95
+
+
+def test_wilson_interval_of_nothing_is_undefined():
+    assert np.isnan(wilson_interval(0, 0)).all()
+
+
+def test_evaluation_counts_by_hand():
+    suspects = pd.DataFrame({"suspect": [0, 1], "class": [0, 1]})
+    members = pd.DataFrame({"suspect": [0, 0, 1], "sample_id": [1, 2, 5]})
+    truth = pd.DataFrame(
+        {"sample_id": [1, 2, 3, 4, 5], "class": [0, 0, 0, 0, 1], "artifact": [True, False, True, True, False]}
+    )
+    table = evaluate_suspects(suspects, members, truth)
+    assert list(table.columns) == list(EVALUATION_COLUMNS)
+    assert (table.loc[0, "precision"], table.loc[0, "recall"], table.loc[0, "f1"]) == (0.5, pytest.approx(1 / 3), 0.4)
+    assert table.loc[1, "precision"] == 0 and np.isnan(table.loc[1, "recall"]) and np.isnan(table.loc[1, "f1"])
+
+
+def test_evaluation_counts_train_rows_alone_and_works_without_classes():
+    suspects = pd.DataFrame({"suspect": [0], "class": [0]})
+    members = pd.DataFrame({"suspect": [0, 0], "sample_id": [1, 2]})
+    truth = pd.DataFrame(
+        {"sample_id": [1, 2, 3, 4], "split": ["train"] * 3 + ["val"], "artifact": [True, False, True, True]}
+    )
+    table = evaluate_suspects(suspects, members, truth)
+    assert (table.loc[0, "recall"], table.loc[0, "n_artifact"]) == (0.5, 2)
+
+
+def test_parameters_are_checked():
+    with pytest.raises((InputError, ValidationError), match="kmeans"):
+        RevealParams(clusterings=("kmaens",))
+    with pytest.raises(ValidationError):
+        RevealParams(views=("output",))

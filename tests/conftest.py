@@ -1,0 +1,18 @@
+"""Shared fixtures: one torch thread setting, shape checks, the folder of real data."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """Folder of real data; tests that need it are skipped where it is absent."""
+    root = os.environ.get("XAI_DATA_ROOT")
+    if not root or not (Path(root) / "medmnist").is_dir():
+        pytest.skip("XAI_DATA_ROOT does not name a folder with medmnist/: real data are absent")
+    return Path(root)

@@ -1,0 +1,85 @@
+"""Bad input: one sentence, nothing written, no tracking run."""
+
+import hashlib
+
+import numpy as np
+import pytest
+from kedro.framework.cli.utils import KedroCliError
+
+
+def refused(project, match: str, *pipelines: str, env: str = "smoke", **params) -> None:
+    before = {f for f in project.files() if not f.startswith("01_raw")}
+    with pytest.raises(KedroCliError, match=match) as caught:
+        project.run(*pipelines, env=env, **params)
+    assert "\n" not in str(caught.value).strip()
+    assert {f for f in project.files() if not f.startswith("01_raw")} == before
+    assert not (project.folder / "mlflow.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("params", "match"),
+    [
+        ({"artifact__rate": 1.5}, r"rate.*\[0, 1\].*1\.5"),
+        ({"artifact__rat": 0.5}, r"Unknown parameter 'artifact\.rat'\. Did you mean 'rate'\?"),
+        ({"artifcat__rate": 0.5}, r"Unknown parameter 'artifcat'\. Did you mean 'artifact'\?"),
+        ({"artifact__kind": "rular"}, r"Unknown artifact 'rular'. Did you mean 'ruler'"),
+        ({"artifact__attacked_classes": [7]}, r"attacked_classes.*\[7\]"),
+        ({"training__epochs": "many"}, r"training\.epochs.*integer.*'many'"),
+        ({"model__name": "resnet19"}, r"Unknown model 'resnet19'"),
+        ({"mitigation__rr_clarc__layers": ["layer9"]}, r"Unknown layer 'layer9'"),
+        ({"robustness_eval__methods": ["saliencey"]}, r"Unknown .*'saliencey'\. Did you mean 'saliency'"),
+        ({"training__checkpoint": "absent.pth"}, r"absent\.pth.*does not exist"),
+        ({"data__name": "organmnist3d"}, r"organmnist3d.*(2-D|3-D|3D|2D)"),
+        ({"device": "gpu"}, r"device"),
+    ],
+)
+def test_parameters(fresh, params, match):
+    refused(fresh, match, **params)
+
+
+def test_an_unknown_pipeline(fresh):
+    refused(fresh, "Unknown pipeline 'mitigate'", "mitigate")
+
+
+def test_a_missing_file_offline_names_file_md5_and_folder(fresh, monkeypatch):
+    import urllib.request
+
+    def offline(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr(urllib.request, "urlopen", offline)
+    refused(fresh, r"breastmnist\.npz.*750601b1f35ba3300ea97c75c52ff8f6", data__name="breastmnist")
+
+
+def breast(project, **changes: np.ndarray | None):
+    """Write a small breastmnist.npz with the given changes below data/01_raw."""
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for split, n in (("train", 40), ("val", 20), ("test", 20)):
+        arrays[f"{split}_images"] = rng.integers(0, 256, (n, 28, 28), dtype=np.uint8)
+        arrays[f"{split}_labels"] = rng.integers(0, 2, (n, 1)).astype(np.uint8)
+    arrays.update(changes)
+    path = project.folder / "data" / "01_raw" / "medmnist" / "breastmnist.npz"
+    path.parent.mkdir(parents=True)
+    np.savez(path, **{key: value for key, value in arrays.items() if value is not None})
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({}, "md5"),
+        ({"val_labels": None}, "val_labels"),
+        ({"test_labels": np.full((20, 1), 9, np.uint8)}, "(labels|range|class)"),
+        ({"train_images": np.full((40, 28, 28), np.nan)}, "(?i)nan|finite|uint8"),
+    ],
+)
+def test_files(fresh, changes, match):
+    path = breast(fresh, **changes)
+    digest = hashlib.md5(path.read_bytes()).hexdigest()
+    refused(fresh, match, data__name="breastmnist")
+    assert hashlib.md5(path.read_bytes()).hexdigest() == digest
+
+
+def test_an_artifact_without_a_training_sample(fresh):
+    refused(fresh, "at least one training sample", artifact__rate=1e-9)

@@ -1,0 +1,36 @@
+import numpy as np
+from tests.figures.tools import RNG, images
+
+from xai_robustness.figures import reveal
+
+
+def embedding(**options):
+    points = RNG.normal(size=(40, 2))
+    groups = np.repeat([-1, 0, 3], [20, 12, 8])
+    index = np.array([22, 20, 21, 35, 33])
+    names = options.pop("names", {0: "suspect 1", 3: "suspect 2"})
+    return points, groups, reveal.embedding_figure(points, groups, names, images(5), index, **options)
+
+
+def test_embedding_draws_groups_truth_and_thumbnails(draw):
+    truth = np.arange(40) % 4 == 0
+    points, groups, figure = embedding(truth=truth, title="class 0, layer3")
+    draw(figure)
+    axes, *small = [axes for half in figure.subfigs for axes in half.axes]
+    other, second, first, rings = (part.get_offsets() for part in axes.collections)
+    assert np.allclose(other, points[groups == -1])
+    assert np.allclose(second, points[groups == 3])
+    assert np.allclose(first, points[groups == 0])
+    assert np.allclose(rings, points[truth])
+    assert axes.get_title() == "class 0, layer3"
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == ["suspect 1", "suspect 2", "no suspect", "true artifact"]
+    assert [len(tile.images) for tile in small] == [1, 1, 1, 0, 0, 0, 1, 1, 0, 0, 0, 0]
+    assert [small[0].get_ylabel(), small[6].get_ylabel()] == ["suspect 1", "suspect 2"]
+
+
+def test_embedding_without_suspects_is_a_plain_scatter(draw):
+    _, _, figure = embedding(names={})
+    draw(figure)
+    assert len(figure.axes) == 1
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["no suspect"]

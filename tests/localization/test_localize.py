@@ -1,0 +1,185 @@
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from skimage.filters import threshold_otsu
+from torchvision.transforms.functional import gaussian_blur
+
+from xai_robustness.attribution.lrp import Lrp
+from xai_robustness.chunks import open_arrays
+from xai_robustness.concepts.cav import Cav
+from xai_robustness.datasets.base import DatasetInfo, ImageSet
+from xai_robustness.localization.localize import (
+    LocalizationParams,
+    binarization_job,
+    binarize,
+    blurred,
+    cav_relevance,
+    localization_job,
+    localization_metrics,
+    localize,
+    localize_images,
+    read_masks,
+)
+from xai_robustness.models.taps import tap
+from xai_robustness.models.zoo import ModelParams, build
+from xai_robustness.types import METRIC_COLUMNS, InputError
+
+LAYER = "layer2"
+
+
+@pytest.fixture(scope="module")
+def model():
+    return build(ModelParams(name="resnet18"), 3, (3, 28, 28), [0.5] * 3, [0.25] * 3, seed=0).eval()
+
+
+@pytest.fixture(scope="module")
+def images():
+    rng = np.random.default_rng(0)
+    info = DatasetInfo("invented", "multi-class", ("a", "b", "c"), "none")
+    return ImageSet(
+        rng.integers(0, 256, (7, 28, 28, 3), dtype=np.uint8),
+        np.arange(7) % 3,
+        np.arange(7) + 40,
+        info,
+        np.ones(7, bool),
+    )
+
+
+def cav(vector):
+    vector = np.asarray(vector, np.float32)
+    return Cav(vector / np.linalg.norm(vector), 0.0, "signal", LAYER, "max", 0.0, 1.0, 9, 9)
+
+
+def random_vector(seed):
+    return np.random.default_rng(seed).normal(size=128)
+
+
+def heatmaps_of(model, images, vector):
+    with Lrp(model) as lrp:
+        return localize(lrp, images.tensor(slice(0, 7)), cav(vector)).numpy()
+
+
+def test_relevance_starts_as_the_positive_activation_times_the_vector():
+    activation = torch.tensor([[[[1.0, -2.0]], [[3.0, 0.5]]]])
+    expected = torch.tensor([[[[2.0, 0.0]], [[-3.0, -0.5]]]])
+    assert torch.equal(cav_relevance(activation, torch.tensor([2.0, -1.0])), expected)
+
+
+def test_heatmaps_sum_to_the_relevance_of_the_layer(model, images):
+    vector = np.abs(random_vector(0))
+    x = images.tensor(slice(0, 7))
+    with torch.no_grad(), tap(model, [LAYER]) as found:
+        model(x)
+    start = cav_relevance(found[LAYER], torch.from_numpy(cav(vector).vector)).flatten(1).sum(1).numpy()
+    np.testing.assert_allclose(heatmaps_of(model, images, vector).sum((1, 2)), start, rtol=0.1)
+
+
+def test_heatmaps_are_linear_in_the_vector(model, images):
+    a, b = cav(random_vector(0)).vector, cav(random_vector(1)).vector
+    length = np.linalg.norm(a + b)
+    both = heatmaps_of(model, images, a + b) * length
+    np.testing.assert_allclose(
+        both, heatmaps_of(model, images, a) + heatmaps_of(model, images, b), atol=1e-3 * np.abs(both).max()
+    )
+    np.testing.assert_allclose(heatmaps_of(model, images, -a), -heatmaps_of(model, images, a), rtol=1e-4, atol=1e-6)
+
+
+def test_the_jobs_write_what_direct_calls_give_and_the_chunk_makes_no_difference(model, images, tmp_path):
+    vector, rows = random_vector(0), np.array([5, 0, 3])
+    stores = []
+    for chunk in (1, 3):
+        params = LocalizationParams(batch_size=2, chunk=chunk)
+        folder = tmp_path / f"heatmaps{chunk}"
+        folder.mkdir()
+        localization_job(model, {"train/biased": images}, {"train/biased": rows}, cav(vector), params).write(folder)
+        stores.append(open_arrays(folder))
+    for store in stores:
+        np.testing.assert_array_equal(store["train/biased/sample_ids"][:], [45, 40, 43])
+        np.testing.assert_allclose(
+            store["train/biased/heatmaps"][:], heatmaps_of(model, images, vector)[rows], rtol=1e-3, atol=1e-6
+        )
+    (tmp_path / "masks").mkdir()
+    binarization_job(stores[0], LocalizationParams(chunk=2)).write(tmp_path / "masks")
+    ids, masks = read_masks(open_arrays(tmp_path / "masks"))["train/biased"]
+    np.testing.assert_array_equal(ids, [45, 40, 43])
+    np.testing.assert_array_equal(
+        masks, binarize(np.asarray(stores[0]["train/biased/heatmaps"][:]), LocalizationParams())
+    )
+    np.testing.assert_allclose(
+        localize_images(model, images, cav(vector), LocalizationParams(batch_size=3)),
+        heatmaps_of(model, images, vector),
+        rtol=1e-3,
+        atol=1e-6,
+    )
+
+
+@pytest.mark.parametrize("vector", [None, random_vector(0)], ids=["no cav", "no rows"])
+def test_nothing_to_localize_writes_an_empty_store(model, images, tmp_path, vector):
+    given = None if vector is None else cav(vector)
+    rows = np.arange(3) if vector is None else np.zeros(0, int)
+    for name in ("heatmaps", "masks"):
+        (tmp_path / name).mkdir()
+    localization_job(model, {"train/biased": images}, {"train/biased": rows}, given, LocalizationParams()).write(
+        tmp_path / "heatmaps"
+    )
+    binarization_job(open_arrays(tmp_path / "heatmaps"), LocalizationParams()).write(tmp_path / "masks")
+    assert read_masks(open_arrays(tmp_path / "masks")) == {}
+
+
+def test_the_model_comes_back_as_it_was(model, images):
+    model.train()
+    x = images.tensor(slice(0, 4))
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    localize_images(model, images, cav(random_vector(0)), LocalizationParams())
+    assert model.training and all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    model.eval()
+    assert torch.isfinite(model(x)).all()
+
+
+def test_masks_are_otsus_of_the_blurred_positive_part():
+    heatmaps = np.random.default_rng(0).normal(size=(3, 224, 224))
+    heatmaps[:, 50:90, 60:100] += 4
+    masks = binarize(heatmaps, LocalizationParams())
+    for heatmap, mask in zip(heatmaps, masks):
+        positive = gaussian_blur(torch.from_numpy(np.maximum(heatmap, 0))[None], 7, 8.0)[0].numpy()
+        assert (mask != (positive > threshold_otsu(positive))).mean() < 1e-4
+        assert mask[50:90, 60:100].mean() > 0.95 > 0.02 > mask[:50].mean()
+
+
+def test_the_percentile_keeps_its_share():
+    heatmaps = np.random.default_rng(0).random((2, 50, 50))
+    masks = binarize(heatmaps, LocalizationParams(method="percentile", percentile=92, blur_kernel=0))
+    np.testing.assert_allclose(masks.mean((1, 2)), 0.08, atol=1e-3)
+
+
+@pytest.mark.parametrize("method", ["otsu", "percentile"])
+def test_heatmaps_without_positive_relevance_give_empty_masks(method):
+    assert not binarize(-np.ones((2, 28, 28)), LocalizationParams(method=method)).any()
+
+
+def test_the_blur_follows_the_size_and_vanishes_on_small_images():
+    heatmaps = np.random.default_rng(0).random((1, 28, 28))
+    np.testing.assert_array_equal(blurred(heatmaps, 7, 8.0), heatmaps)
+    assert blurred(heatmaps, 24, 8.0).std() < heatmaps.std()
+    np.testing.assert_array_equal(blurred(heatmaps, 0, 8.0), heatmaps)
+
+
+def test_metrics_are_means_with_intervals_over_the_samples_where_they_are_defined():
+    truth = np.zeros((3, 8, 8), bool)
+    truth[0, :2], truth[1, :4], truth[2] = True, True, True
+    heatmaps = np.ones((3, 8, 8))
+    table = localization_metrics("test/attacked", heatmaps, truth, truth, seed=0, n_boot=20).set_index("metric")
+    assert list(table.reset_index().columns) == list(METRIC_COLUMNS)
+    assert table.loc["test/attacked/artifact_relevance", "value"] == pytest.approx((0.25 + 0.5) / 2)
+    assert table.loc["test/attacked/iou", "value"] == 1 and set(table["n"]) == {2}
+    everything = localization_metrics("test/attacked", heatmaps[2:], truth[2:], truth[2:], seed=0)
+    assert everything["value"].isna().all() and (everything["n"] == 0).all()
+    with pytest.raises(InputError, match="must have one shape"):
+        localization_metrics("test/attacked", heatmaps, truth[:2], truth, seed=0)
+
+
+def test_parameters_are_checked():
+    for bad in ({"method": "otsuu"}, {"percentile": 100}, {"blur_kernel": -1}, {"blurr": 3}):
+        with pytest.raises(ValidationError):
+            LocalizationParams(**bad)

@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score, roc_auc_score
+from tests.reference import metrics as naive
+
+from xai_robustness.metrics.bootstrap import Resamples
+from xai_robustness.metrics.ranking import Ranking, auroc, average_precision, ranking_intervals
+from xai_robustness.types import InputError
+
+
+def sample(levels: int, n: int = 60) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(levels)
+    positive = rng.random(n) < 0.3
+    return rng.integers(0, levels, n) + positive * levels / 4, positive
+
+
+@pytest.mark.parametrize("levels", [2, 5, 10_000])
+def test_scores_agree_with_scikit_learn_with_and_without_ties(levels):
+    scores, positive = sample(levels)
+    assert auroc(scores, positive) == pytest.approx(roc_auc_score(positive, scores), abs=1e-12)
+    assert average_precision(scores, positive) == pytest.approx(average_precision_score(positive, scores), abs=1e-12)
+
+
+@pytest.mark.parametrize("levels", [2, 5, 10_000])
+def test_a_weighting_means_repeated_samples(levels):
+    scores, positive = sample(levels)
+    ranking = Ranking.of(scores, positive)
+    weights = next(Resamples(positive, n_boot=8).blocks())
+    areas, precisions = ranking.auroc(weights), ranking.average_precision(weights)
+    for column in range(8):
+        s, p = (naive.repeated(array, weights[:, column]) for array in (scores, positive))
+        assert areas[column] == pytest.approx(naive.auroc(s, p), abs=1e-12)
+        assert precisions[column] == pytest.approx(average_precision_score(p, s), abs=1e-12)
+
+
+def test_limits():
+    positive = np.array([False, False, True, True])
+    assert auroc(np.arange(4.0), positive) == average_precision(np.arange(4.0), positive) == 1
+    assert auroc(-np.arange(4.0), positive) == 0
+    assert auroc(np.zeros(4), positive) == average_precision(np.zeros(4), positive) == 0.5
+
+
+def test_an_absent_class_is_undefined_not_zero():
+    scores = np.arange(3.0)
+    assert np.isnan(auroc(scores, np.zeros(3, bool)))
+    assert np.isnan(auroc(scores, np.ones(3, bool)))
+    assert np.isnan(average_precision(scores, np.zeros(3, bool)))
+    assert average_precision(scores, np.ones(3, bool)) == 1
+    assert np.isnan(ranking_intervals(scores, np.zeros(3, bool), n_boot=5)["auroc"]).all()
+
+
+def test_intervals_contain_the_value():
+    scores, positive = sample(10_000)
+    for interval in ranking_intervals(scores, positive).values():
+        assert interval.low < interval.value < interval.high
+        assert interval.high - interval.low < 0.5
+
+
+def test_bad_scores_are_refused():
+    with pytest.raises(InputError, match="free of NaN"):
+        Ranking.of(np.array([0.0, np.nan]), np.array([True, False]))
+    with pytest.raises(InputError, match="one score and one bool a sample"):
+        Ranking.of(np.zeros(3), np.zeros(2, bool))
+    with pytest.raises(InputError, match="one bool"):
+        Ranking.of(np.zeros(2), np.array([1, 2]))

@@ -1,0 +1,166 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from tests.mitigation.toys import same, state
+
+from xai_robustness.concepts.cav import Cavs
+from xai_robustness.mitigation import clarc, finetune
+from xai_robustness.mitigation.base import METHODS, REFERENCE
+from xai_robustness.mitigation.job import CANDIDATES, CorrectedModels, CorrectionJob, load_corrected
+from xai_robustness.mitigation.params import MitigationParams
+from xai_robustness.models.checkpoint import build_from, describe
+from xai_robustness.models.zoo import ModelParams
+from xai_robustness.types import InputError
+
+PARAMS = MitigationParams(
+    vanilla={"batch_size": 16},
+    rrr={"lambdas": [1.0, 10.0], "batch_size": 16},
+    rr_clarc={"layers": ["relu", "block"], "lambdas": [1.0, 100.0], "batch_size": 16},
+    p_clarc={"layers": ["relu", "block"]},
+    reactive_p_clarc={"layers": ["block"]},
+)
+NAMES = {
+    "vanilla",
+    "vanilla_finetuned",
+    "rrr-1",
+    "rrr-10",
+    *(f"rr_clarc-{layer}-{strength}" for layer in ("relu", "block") for strength in (1, 100)),
+    "p_clarc-relu",
+    "p_clarc-block",
+    "reactive_p_clarc-block",
+}
+
+
+@pytest.fixture
+def job(model, description, train, val, cavs, masks):
+    return CorrectionJob(model, description, train, val, cavs, masks, PARAMS, seed=3)
+
+
+@pytest.fixture
+def finished(job, tmp_path):
+    job.write(tmp_path / "out")
+    return CorrectedModels(tmp_path / "out")
+
+
+def files(folder):
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_every_candidate_is_there_and_predicts_the_same_to_the_bit_after_loading(job, finished, material):
+    assert {candidate.name for candidate in finished.candidates()} == NAMES
+    images = material.train.tensor(slice(None))
+    made = {}
+    for method in METHODS:
+        method = METHODS[method](getattr(PARAMS, method))
+        for corrected in method.correct(method.candidates(()), material):
+            made[corrected.candidate.name] = corrected.model
+    loaders = load_corrected(finished.folder)
+    assert set(loaders) == set(made) == NAMES
+    for name, load in loaders.items():
+        loaded = load()
+        assert not loaded.training
+        with torch.no_grad():
+            assert torch.equal(loaded(images), made[name](images)), name
+        description = json.loads((finished.path(name) / "model.json").read_text())
+        assert description["correction"]["name"] == name
+        assert bool(description["insertions"]) == ("p_clarc" in name)
+    assert same(state(loaders[REFERENCE]()), state(material.model))
+
+
+def test_the_given_model_is_not_changed(job, tmp_path):
+    before = state(job.model)
+    job.write(tmp_path)
+    assert same(before, state(job.model)) and not job.model.training
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(job, finished, tmp_path, monkeypatch):
+    wanted = files(finished.folder)
+    saved = []
+    original = CorrectionJob._save
+
+    def die_after_five(self, corrected, folder):
+        if len(saved) == 5:
+            (folder / f".partial-{corrected.candidate.name}").mkdir()
+            raise KeyboardInterrupt
+        saved.append(corrected.candidate.name)
+        original(self, corrected, folder)
+
+    monkeypatch.setattr(CorrectionJob, "_save", die_after_five)
+    folder = tmp_path / "killed"
+    with pytest.raises(KeyboardInterrupt):
+        job.write(folder)
+    assert not (folder / CANDIDATES).exists() and len(saved) == 5
+    monkeypatch.setattr(CorrectionJob, "_save", original)
+    stamps = {name: (folder / name / "model.safetensors").stat().st_mtime_ns for name in saved}
+    job.write(folder)
+    assert files(folder) == wanted
+    assert stamps == {name: (folder / name / "model.safetensors").stat().st_mtime_ns for name in saved}
+
+
+def test_a_finished_folder_is_left_as_it_is(job, finished, monkeypatch):
+    monkeypatch.setattr(finetune, "finetune", None)
+    monkeypatch.setattr(clarc, "finetune", None)
+    before = files(finished.folder)
+    job.write(finished.folder)
+    assert files(finished.folder) == before
+
+
+@pytest.mark.parametrize("cavs", [None, Cavs()])
+def test_with_nothing_confirmed_only_vanilla_candidates_are_made(cavs, model, description, train, val, tmp_path):
+    CorrectionJob(model, description, train, val, cavs, None, PARAMS).write(tmp_path)
+    models = CorrectedModels(tmp_path)
+    assert [candidate.name for candidate in models.candidates()] == ["vanilla", "vanilla_finetuned"]
+    reasons = {record["name"]: record["reason"] for record in models.absent}
+    assert set(reasons) == NAMES - {"vanilla", "vanilla_finetuned"}
+    assert "no artifact was confirmed" in reasons["p_clarc-relu"]
+    assert "mask" in reasons["rrr-1"]
+
+
+def test_a_failed_candidate_leaves_its_reason_and_no_model(model, description, train, val, cavs, masks, tmp_path):
+    params = MitigationParams(
+        rr_clarc={"layers": ["relu"], "lambdas": [1e38, 1.0], "gradient_clip": 1e30},
+        vanilla={"enabled": False},
+        rrr={"enabled": False},
+        p_clarc={"enabled": False},
+        reactive_p_clarc={"enabled": False},
+    )
+    CorrectionJob(model, description, train, val, cavs, masks, params).write(tmp_path)
+    models = CorrectedModels(tmp_path)
+    assert [candidate.name for candidate in models.candidates()] == ["vanilla", "rr_clarc-relu-1"]
+    record = next(record for record in models.records if record["name"] == "rr_clarc-relu-1e38")
+    assert "became" in record["stopped"]
+    assert not (models.path("rr_clarc-relu-1e38") / "model.safetensors").exists()
+
+
+def test_unknown_layers_are_refused_before_anything_is_made(train, val, cavs, masks, tmp_path):
+    params = MitigationParams(p_clarc={"layers": ["nowhere"]})
+    description = describe(ModelParams(name="resnet18"), 3, (3, 16, 16), [0.5] * 3, [0.25] * 3)
+    model = build_from(description)
+    with pytest.raises(InputError, match="Unknown layer 'nowhere'"):
+        CorrectionJob(model, description, train, val, cavs, masks, params).write(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_masks_may_lie_on_disk(model, description, train, val, cavs, tmp_path):
+    import zarr
+
+    from xai_robustness.mitigation.base import MaskTable
+
+    rows = np.flatnonzero(train.has_artifact)
+    store = zarr.open_group(tmp_path / "masks", mode="w")
+    array = store.create_array("masks", shape=(len(rows), 16, 16), dtype="bool")
+    array[:] = train.masks[rows]
+    params = MitigationParams(
+        rrr={"lambdas": [5.0], "batch_size": 16},
+        rr_clarc={"enabled": False},
+        p_clarc={"enabled": False},
+        reactive_p_clarc={"enabled": False},
+    )
+    outputs = []
+    for name, masks in (("disk", array), ("memory", train.masks[rows])):
+        table = MaskTable(train.sample_ids[rows], masks)
+        CorrectionJob(model, description, train, val, cavs, table, params).write(tmp_path / name)
+        outputs.append(files(tmp_path / name))
+    assert outputs[0] == outputs[1] and "rrr-5/model.safetensors" in outputs[0]

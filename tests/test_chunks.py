@@ -1,0 +1,18 @@
+import numpy as np
+import pytest
+
+from xai_robustness.chunks import ArraysJob, ChunkStream, open_arrays
+
+
+def test_chunk_size_does_not_change_the_rows(tmp_path):
+    for chunk in (1, 3, 10, 99):
+        stream = ChunkStream(10, lambda a, b: {"x": np.arange(a, b), "y": np.ones((b - a, 2, 2), bool)}, chunk)
+        ArraysJob({"train/biased": stream}).write(tmp_path / str(chunk))
+        group = open_arrays(tmp_path / str(chunk))
+        np.testing.assert_array_equal(group["train/biased/x"][:], np.arange(10))
+        assert group["train/biased/y"].shape == (10, 2, 2)
+
+
+def test_wrong_number_of_rows_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="must have 2 rows"):
+        ArraysJob({"g": ChunkStream(4, lambda a, b: {"x": np.arange(3)}, 2)}).write(tmp_path / "a")
