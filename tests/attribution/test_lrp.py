@@ -188,6 +188,15 @@ def test_from_layer_is_linear_in_its_relevance() -> None:
     torch.testing.assert_close(twice, 2 * one)
 
 
+def test_from_layer_without_relevance_gives_none_and_checks_what_it_gives() -> None:
+    model = insert_after(tiny_model(), "relu", Doubled(), "doubled")
+    no_biases(model)
+    with Lrp(model) as lrp:
+        assert lrp.from_layer(images(), "layer1", torch.zeros_like).abs().max() == 0
+        with pytest.raises(ConservationError, match="The relevance of 'input'"):
+            lrp.from_layer(images(), "layer1", torch.clone)
+
+
 def test_targets_may_depend_on_the_logits() -> None:
     model, x = tiny_model(), images()
     with Lrp(model) as lrp:

@@ -18,7 +18,7 @@ from xai_robustness.concepts.spectral import (
 )
 from xai_robustness.types import InputError
 
-PARAMS = RevealParams(n_neighbors=15, n_clusters=(2, 3), layout="eigenvectors", min_size=8)
+PARAMS = RevealParams(n_neighbors=15, n_clusters=(2, 3), layout="eigenvectors", min_size=8, n_null=1)
 
 
 def test_the_artifact_cluster_is_the_first_suspect(latents):
@@ -55,7 +55,7 @@ def test_the_search_is_deterministic_and_does_not_see_other_splits(latents):
 
 def test_suspects_overlap_less_than_the_limit_and_views_can_be_chosen(latents):
     suspects, members, _ = find_suspects(
-        latents, PARAMS.model_copy(update={"views": ("latent",), "layers": ("late",)}), 0
+        latents, PARAMS.model_copy(update={"n_null": 1, "views": ("latent",), "layers": ("late",)}), 0
     )
     assert set(suspects["view"]) == {"late"}
     sets = [set(group["sample_id"]) for _, group in members.groupby("suspect")]

@@ -158,11 +158,13 @@ def test_heatmaps_without_positive_relevance_give_empty_masks(method):
     assert not binarize(-np.ones((2, 28, 28)), LocalizationParams(method=method)).any()
 
 
-def test_the_blur_follows_the_size_and_vanishes_on_small_images():
+def test_the_blur_follows_the_size_down_to_three_pixels():
     heatmaps = np.random.default_rng(0).random((1, 28, 28))
-    np.testing.assert_array_equal(blurred(heatmaps, 7, 8.0), heatmaps)
-    assert blurred(heatmaps, 24, 8.0).std() < heatmaps.std()
-    np.testing.assert_array_equal(blurred(heatmaps, 0, 8.0), heatmaps)
+    point = np.zeros((1, 28, 28))
+    point[0, 10, 10] = 1
+    assert [(blurred(point, kernel, 8.0) > 0).sum() for kernel in (0, 7, 24, 40)] == [1, 9, 9, 25]
+    expected = gaussian_blur(torch.from_numpy(heatmaps), 5, 1.0)
+    np.testing.assert_allclose(blurred(heatmaps, 40, 8.0), expected.numpy(), atol=1e-9)
 
 
 def test_metrics_are_means_with_intervals_over_the_samples_where_they_are_defined():

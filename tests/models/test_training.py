@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from pydantic import ValidationError
-from tests.models.tiny import image_set, images, tiny_stages
+from tests.models.tiny import image_set, tiny_stages
 from torch import nn
 
 from xai_robustness.models import training
@@ -226,6 +226,18 @@ def test_learning_rates() -> None:
     assert TrainingParams(lr=0.3, scheduler="none", milestones=[1]).lr_at(9) == 0.3
 
 
+def test_one_cycle_is_torchs():
+    ours = TrainingParams(epochs=5, lr=0.4, scheduler="one_cycle")
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    peer = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.4, total_steps=1001, cycle_momentum=False)
+    for step in range(1000):
+        if step % 97 == 0:
+            epoch, within = divmod(step, 200)
+            assert ours.lr_at(epoch + 1, within / 200) == pytest.approx(peer.get_last_lr()[0], rel=0.02, abs=1e-4)
+        optimizer.step()
+        peer.step()
+
+
 @pytest.mark.parametrize("bad", [{"epochs": 0}, {"lr": 0}, {"optimizer": "lion"}, {"rate": 1}, {"batch_size": 1}])
 def test_bad_parameters(bad: dict) -> None:
     with pytest.raises(ValidationError):
@@ -252,4 +264,3 @@ def test_predictions_do_not_depend_on_batches_and_keep_the_mode() -> None:
     with torch.no_grad():
         expected = model.eval()(data.tensor(slice(0, 11)))
     torch.testing.assert_close(torch.from_numpy(logits), expected)
-    assert images(1).shape == (1, 3, 12, 12)

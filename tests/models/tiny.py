@@ -22,7 +22,7 @@ def tiny_stages(channels: int, n_classes: int, stem: str = "small") -> "OrderedD
         maxpool=nn.MaxPool2d(2),
         layer1=nn.Sequential(ResidualBlock(BasicBlock(4, 4))),
         layer2=nn.Sequential(ResidualBlock(BasicBlock(4, 6, 2, shortcut))),
-        layer3=nn.Sequential(ResidualBlock(Bottleneck(6, 2, downsample=narrow))),
+        layer3=nn.Sequential(ResidualBlock(Bottleneck(6, 2, downsample=narrow))),  # widens its 2 by 4
         layer4=nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()),
         avgpool=nn.AdaptiveAvgPool2d(1),
         flatten=nn.Flatten(1),
@@ -36,8 +36,6 @@ def tiny_model(seed: int = 0, n_classes: int = 3, channels: int = 3) -> nn.Seque
         torch.manual_seed(seed)
         stages = tiny_stages(channels, n_classes)
         model = nn.Sequential(OrderedDict(normalize=Normalize([0.4] * channels, [0.3] * channels), **stages))
-        if hasattr(model.layer3[0], "bn3"):  # torchvision's Bottleneck widens 4 times
-            assert model.layer3[0].bn3.num_features == 8
         disturb(model)
     return model.eval()
 

@@ -108,23 +108,23 @@ def _draw_split(size: int, labels: np.ndarray, seed: int, split: Split) -> Itera
 def _draw_traits(label: int, rng: np.random.Generator) -> _Traits:
     """The traits of one lesion; every class draws the same numbers."""
     lobed = bool(_LOBED[label])
-    depth = rng.uniform(0.11, 0.28) if lobed else rng.uniform(0.0, 0.05)
+    depth = rng.uniform(0.07, 0.27) if lobed else rng.uniform(0.0, 0.05)
     tone = rng.uniform(0.85, 1.05)
     skin = tone * np.array([0.86, 0.70, 0.62]) + rng.normal(0, 0.02, 3)
     lesion = skin * rng.uniform(0.50, 0.72) * np.array([1.0, 0.88, 0.82]) + rng.normal(0, 0.02, 3)
     values: dict[str, Any] = dict(
-        x=rng.uniform(0.40, 0.60),
-        y=rng.uniform(0.40, 0.60),
-        radius=rng.uniform(0.24, 0.30) / np.sqrt(1 + depth**2 / 2),
+        x=rng.uniform(0.42, 0.58),
+        y=rng.uniform(0.42, 0.58),
+        radius=rng.uniform(0.26, 0.31) / np.sqrt(1 + depth**2 / 2),
         stretch=rng.uniform(1.0, 1.15),
         angle=rng.uniform(0, np.pi),
         n_lobes=rng.integers(4, 7),
         lobe_depth=depth,
         lobe_phase=rng.uniform(0, 2 * np.pi),
         texture_angle=rng.uniform(0, np.pi),
-        texture_frequency=rng.uniform(3.6, 4.4),
+        texture_frequency=rng.uniform(3.6, 4.2),
         texture_phases=rng.uniform(0, 2 * np.pi, 3),
-        texture_depth=rng.uniform(0.12, 0.36),
+        texture_depth=rng.uniform(0.24, 0.38),
         striped=_STRIPED[label],
         skin=skin,
         lesion=lesion,

@@ -11,7 +11,7 @@ REFERENCE_SIZE = 224
 def is_localizable(truth: Bool[np.ndarray, "n h w"]) -> Bool[np.ndarray, " n"]:
     """Whether a true mask marks a region: neither nothing (no artifact) nor every pixel (brightness)."""
     flat = truth.reshape(len(truth), -1)
-    return flat.any(1) & ~flat.all(1)
+    return np.logical_and(flat.any(1), ~flat.all(1))
 
 
 def artifact_relevance(

@@ -31,21 +31,23 @@ class MergeBatchNorm(Canonizer):
 
     def register(self, linear: nn.Conv2d | nn.Linear, batch_norm: nn.BatchNorm2d) -> None:
         """Merge one pair; needs running statistics and affine parameters."""
-        self.saved = [(linear.weight, "data", linear.weight.data), (linear, "bias", linear.bias)]
-        norm_tensors: list[Any] = [batch_norm.weight, batch_norm.bias, batch_norm.running_mean, batch_norm.running_var]
-        self.saved += [(tensor, "data", tensor.data) for tensor in norm_tensors]
-        self.saved.append((batch_norm, "eps", batch_norm.eps))
-        weight, bias, mean, var = (tensor.data for tensor in norm_tensors)
-        scale = weight / (var + batch_norm.eps).sqrt()
-        old: Tensor = torch.zeros_like(mean) if linear.bias is None else linear.bias.data
-        linear.weight.data = linear.weight.data * scale.reshape(-1, *[1] * (linear.weight.ndim - 1))
-        linear.bias = nn.Parameter((old - mean) * scale + bias, requires_grad=False)
-        for tensor, value in zip(norm_tensors, (1.0, 0.0, 0.0, 1.0)):
-            tensor.data = torch.full_like(tensor.data, value)
+        names = ("weight", "bias", "running_mean", "running_var", "eps")
+        self.saved = [(linear, "weight", linear.weight), (linear, "bias", linear.bias)]
+        self.saved += [(batch_norm, name, getattr(batch_norm, name)) for name in names]
+        weight, bias, mean, var, eps = (value for _, _, value in self.saved[2:])
+        with torch.no_grad():
+            scale = weight / (var + eps).sqrt()
+            old: Tensor = torch.zeros_like(mean) if linear.bias is None else linear.bias
+            merged = linear.weight * scale.reshape(-1, *[1] * (linear.weight.ndim - 1))
+            linear.weight = nn.Parameter(merged, requires_grad=False)
+            linear.bias = nn.Parameter((old - mean) * scale + bias, requires_grad=False)
+        batch_norm.weight = nn.Parameter(torch.ones_like(weight), requires_grad=False)
+        batch_norm.bias = nn.Parameter(torch.zeros_like(bias), requires_grad=False)
+        batch_norm.running_mean, batch_norm.running_var = torch.zeros_like(mean), torch.ones_like(var)
         batch_norm.eps = 0.0
 
     def remove(self) -> None:
-        """Put the very same tensors back."""
+        """Put the very same parameters and buffers back, whatever stands in their place."""
         for owner, attribute, value in self.saved:
             setattr(owner, attribute, value)
         self.saved = []

@@ -51,7 +51,7 @@ class TrainingParams(Params):
     optimizer: Literal["sgd", "adam", "adamw"] = Field("adam", description="Optimizer.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd.")
     weight_decay: float = Field(0.0, ge=0, description="Weight decay.")
-    scheduler: Literal["none", "cosine", "multistep"] = Field("cosine", description="Learning rate by epoch.")
+    scheduler: Literal["none", "cosine", "multistep", "one_cycle"] = Field("cosine", description="Learning rate.")
     milestones: list[int] = Field([], description="multistep: epochs after which the rate is divided by 10.")
     class_weights: bool = Field(True, description="Balance classes in the loss by their frequency in training.")
     patience: int | None = Field(None, ge=1, description="Stop after this many epochs without a better one.")
@@ -59,8 +59,15 @@ class TrainingParams(Params):
     checkpoint: str | None = Field(None, description="Weights that are checked and used instead of training.")
     eval_batch_size: Annotated[int, NEUTRAL] = Field(256, ge=1, description="Images at once in validation.")
 
-    def lr_at(self, epoch: int) -> float:
-        """Learning rate of an epoch, counted from 1."""
+    def lr_at(self, epoch: int, within: float = 0.0) -> float:
+        """Learning rate of an epoch, counted from 1; `one_cycle` also follows the share `within` of it [Smith2019].
+
+        One cycle rises from lr / 25 to lr in the first 30 % of the training and falls to nearly 0, both as a cosine.
+        """
+        if self.scheduler == "one_cycle":
+            done = (epoch - 1 + within) / self.epochs
+            start, end, share = (1 / 25, 1.0, done / 0.3) if done < 0.3 else (1.0, 1 / 250_000, (done - 0.3) / 0.7)
+            return self.lr * (end + (start - end) * (1 + math.cos(math.pi * share)) / 2)
         if self.scheduler == "cosine":
             return self.lr * (1 + math.cos(math.pi * (epoch - 1) / self.epochs)) / 2
         passed = sum(epoch > milestone for milestone in self.milestones) if self.scheduler == "multistep" else 0
@@ -200,13 +207,14 @@ class _Run:
     def _train_epoch(self, epoch: int, bar: Any) -> dict[str, float]:
         """One pass over the training images; scores of the batches as they came."""
         self.model.train()
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.params.lr_at(epoch)
         order = torch.randperm(len(self.train), generator=torch_rng(self.seed, "shuffle", epoch)).numpy()
         flips = flip_draws(len(self.train), self.seed, epoch) if self.params.augment else None
         logits = []
         with _seeded(self.device, seed_for(self.seed, "dropout", epoch)):
-            for rows in np.array_split(order, math.ceil(len(order) / self.params.batch_size)):
+            batches = np.array_split(order, math.ceil(len(order) / self.params.batch_size))
+            for i, rows in enumerate(batches):
+                for group in self.optimizer.param_groups:
+                    group["lr"] = self.params.lr_at(epoch, i / len(batches))
                 images = self.train.tensor(rows)
                 images = images if flips is None else flip(images, flips[rows])
                 logits.append(
