@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from filelock import FileLock, Timeout
 from kedro.framework.cli.utils import KedroCliError
@@ -54,7 +54,7 @@ class IncrementalSession(KedroSession):
         exact = any(selection.get(key) for key in selection)
         wanted = self._wanted(names, selection)
         context = self.load_context()
-        planner = Planner(_whole_graph(), context.catalog, components_of(params), load_versions)
+        planner = Planner(_whole_graph(), cast(DataCatalog, context.catalog), components_of(params), load_versions)
         with one_sentence():
             plan = planner.plan({node.name for node in wanted.nodes}, exact)
             self._announce(plan, len(wanted.nodes))
@@ -83,7 +83,7 @@ class IncrementalSession(KedroSession):
     def finished_catalog(self) -> DataCatalog:
         """The catalog after `run`, every data set that was asked for pinned to its current version."""
         made = dict.fromkeys(self.planned.provenance, self.session_id)
-        return self.load_context()._get_catalog(load_versions={**self.planned.pins, **made})
+        return cast(DataCatalog, self.load_context()._get_catalog(load_versions={**self.planned.pins, **made}))
 
     @staticmethod
     def _announce(plan: Plan, asked: int) -> None:

@@ -4,7 +4,7 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 import numpy as np
@@ -35,7 +35,8 @@ def main(env: str, seeds: str, params: dict[str, Any]) -> None:
     for seed in [int(word) for word in seeds.replace(",", " ").split()]:
         try:
             runtime = {**params, "seed": seed}
-            with IncrementalSession.create(project, env=env, runtime_params=runtime) as session:
+            session = cast(IncrementalSession, IncrementalSession.create(project, env=env, runtime_params=runtime))
+            with session:
                 session.run()
                 tables.append(seed_results(session.finished_catalog()).assign(seed=seed))
                 study = session.study

@@ -1,0 +1,1 @@
+"""Concepts: suspects, review, concept activation vectors, retrieval."""

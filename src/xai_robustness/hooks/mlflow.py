@@ -2,7 +2,6 @@
 
 import os
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,8 +100,9 @@ class MlflowHooks:
         assert client is not None
         parent = client.get_run(self._run_id)
         columns = ["candidate", "method", "layer", "strength", "cav"]
-        for values, rows in table.groupby(columns, dropna=False, sort=False):
-            params = {k: v for k, v in zip(columns, values) if not pd.isna(v)}
+        for _, rows in table.groupby("candidate", sort=False):
+            first = rows.iloc[0]
+            params: dict[str, Any] = {c: first[c] for c in columns if not pd.isna(first[c]) and first[c] != ""}
             params["seed"] = parent.data.tags["seed"]
             child_tags = {"mlflow.parentRunId": self._run_id, "study": parent.data.tags["study"]}
             child = client.create_run(
@@ -137,7 +137,7 @@ def _metrics(table: pd.DataFrame) -> "list[Metric]":
     now = int(time.time() * 1000)
     named = [column for column in NAME_COLUMNS if column in table.columns]
     extra = [column for column in table.columns if column not in {*named, "metric"} and column in _NUMBERS]
-    rows: Iterable[dict[str, Any]] = table.to_dict("records")
+    rows: list[Any] = table.to_dict("records")
     metrics = []
     for row in rows:
         name = "/".join([*(str(row[c]) for c in named if not pd.isna(row[c]) and row[c] != ""), row["metric"]])

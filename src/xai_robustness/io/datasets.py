@@ -34,7 +34,7 @@ class Report(Versioned):
 
     def preview(self) -> JSONPreview:
         """The document, for kedro-viz."""
-        return self._at(self.path()).preview()  # type: ignore[attr-defined,no-any-return]
+        return self._at(self.path()).preview()  # type: ignore[attr-defined]
 
 
 class Figure(Versioned):
@@ -52,7 +52,7 @@ class Figure(Versioned):
 
     def preview(self) -> ImagePreview:
         """The picture, for kedro-viz."""
-        return self._at(self.path()).preview()  # type: ignore[attr-defined,no-any-return]
+        return self._at(self.path()).preview()  # type: ignore[attr-defined]
 
 
 class Arrays(Versioned):

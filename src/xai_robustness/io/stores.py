@@ -9,7 +9,7 @@ from kedro.io import AbstractDataset, DatasetError
 
 from xai_robustness.attribution.latents import Latents
 from xai_robustness.chunks import open_arrays
-from xai_robustness.concepts.cav import Cav, load_cavs, save_cavs
+from xai_robustness.concepts.cav import Cavs, load_cavs, save_cavs
 from xai_robustness.datasets.base import DatasetInfo, ImageSet
 from xai_robustness.models.saved import Classifier
 
@@ -88,10 +88,10 @@ class CheckpointDataset(FolderDataset):
 class CavsDataset(FolderDataset):
     """Concept activation vectors."""
 
-    def load(self) -> list[Cav]:
+    def load(self) -> Cavs:
         """All vectors of the file."""
         return load_cavs(self.folder)
 
-    def save(self, data: list[Cav]) -> None:
+    def save(self, data: Cavs) -> None:
         """Write the vectors as one safetensors file."""
         save_cavs(self.folder, data)

@@ -1,0 +1,1 @@
+"""Localization of artifacts in the pixels."""

@@ -31,7 +31,7 @@ STAGE = "projection"
 
 
 class GradientPenalty(Penalty):
-    """RR-ClArC's penalty: the gradient of the logits at a layer, compared to a concept direction [Dreyer2024].
+    """RR-ClArC's penalty: the gradient of the logits at a layer, compared to a concept direction [Dreyer2023].
 
     Args:
         vector: v, float (K,), of length 1.
@@ -64,7 +64,7 @@ class GradientPenalty(Penalty):
 
 @METHODS.register("rr_clarc")
 class RrClarc(Method):
-    """Fine-tuning after a layer with `GradientPenalty`, all strengths of a layer in lockstep [Dreyer2024]."""
+    """Fine-tuning after a layer with `GradientPenalty`, all strengths of a layer in lockstep [Dreyer2023]."""
 
     name = "rr_clarc"
     params: RrClarcParams

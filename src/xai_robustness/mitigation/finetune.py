@@ -89,7 +89,7 @@ def finetune(
     plain fine-tuning. Everything up to the layer is frozen and runs once a batch, without a graph. The trained part
     stays in evaluation mode too: its batch norms keep their running statistics and train their scales and shifts, and
     there is no dropout. So the gradient that is penalised is the gradient of the model as it is used; under batch
-    statistics a shift of all samples along the concept direction would cancel out of it. ([Dreyer2024] leave the
+    statistics a shift of all samples along the concept direction would cancel out of it. ([Dreyer2023] leave the
     trained part in training mode.)
 
     A candidate whose loss, gradient, weights or logits are no longer finite is stopped; the others go on.

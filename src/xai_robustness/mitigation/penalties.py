@@ -37,7 +37,7 @@ def all_logits(logits: Float[Tensor, "b k"], labels: Tensor, signs: Float[Tensor
 
 @CRITERIA.register("all_logits_random")
 def all_logits_random(logits: Float[Tensor, "b k"], labels: Tensor, signs: Float[Tensor, "b k"]) -> Float[Tensor, " b"]:
-    """The sum of all logits with random signs, RR-ClArC's own choice [Dreyer2024]."""
+    """The sum of all logits with random signs, RR-ClArC's own choice [Dreyer2023]."""
     return (logits * signs).sum(1)
 
 
@@ -70,7 +70,7 @@ def _cosine(gradients: Tensor, vector: Tensor) -> Tensor:
 
 @AGGREGATIONS.register("l2_mean")
 def l2_mean(gradients: Float[Tensor, "b k *positions"], vector: Float[Tensor, " k"]) -> Float[Tensor, ""]:
-    """Squared component of the spatial mean, mean over samples [Dreyer2024]."""
+    """Squared component of the spatial mean, mean over samples [Dreyer2023]."""
     return along(spatial_mean(gradients), vector).square().mean()
 
 

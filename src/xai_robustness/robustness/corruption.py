@@ -1,7 +1,7 @@
 """Predictions and explanations of several models under corruptions, every corrupted image made once."""
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -51,10 +51,11 @@ def versions(
     images: Float[Tensor, "b c h w"], sample_ids: Int64[np.ndarray, " b"], names: list[str], seed: int
 ) -> Iterator[tuple[str, int, Float[Tensor, "b c h w"]]]:
     """Yield (corruption, severity, images), first the clean images as ("clean", 0); noise follows the sample ids."""
+    ids = sample_ids.tolist()
     yield "clean", 0, images
     for name in names:
         for severity in SEVERITIES:
-            yield name, severity, corrupt(name, images, sample_ids, severity, seed)
+            yield name, severity, corrupt(name, images, ids, severity, seed)
 
 
 def corruption_metrics(
@@ -136,8 +137,11 @@ def agreement_metrics(
 
 
 def _explainer(name: str, model: nn.Module, params: RobustnessParams, layer: str) -> Attributor:
-    options = {"integrated_gradients": {"n_steps": params.ig_steps}, "grad_cam": {"layer": layer}}
-    explainer: Attributor = ATTRIBUTORS.create(name, model, **options.get(name, {}))
+    own: dict[str, dict[str, Any]] = {
+        "integrated_gradients": {"n_steps": params.ig_steps},
+        "grad_cam": {"layer": layer},
+    }
+    explainer: Attributor = ATTRIBUTORS.create(name, model, **own.get(name, {}))
     return explainer
 
 

@@ -1,5 +1,6 @@
 """Nodes of sample_retrieval."""
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -68,7 +69,10 @@ def plot_retrieval(
     """Draw the chosen vector's scores on test samples, and retrieval by layer and kind."""
     test = bias_scores[bias_scores.split == "test"]
     reported = retrieval_metrics[retrieval_metrics.metric.str.startswith("test/")]
-    name = "{layer}/{kind}".format(**chosen_cav) if chosen_cav else ""
-    scores = test[name].to_numpy() if name else []
-    title = f"Bias scores of test samples, {name}" if name else "No artifact was confirmed"
-    return score_figure(scores, test.artifact.to_numpy(bool) if name else [], title), comparison(reported)
+    if not chosen_cav:
+        none = np.zeros(0)
+        return score_figure(none, none.astype(bool), "No artifact was confirmed"), comparison(reported)
+    name = "{layer}/{kind}".format(**chosen_cav)
+    scores = test[name].to_numpy(float)
+    title = f"Bias scores of test samples, {name}"
+    return score_figure(scores, test.artifact.to_numpy(bool), title), comparison(reported)
