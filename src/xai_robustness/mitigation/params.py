@@ -132,11 +132,14 @@ class MitigationParams(Params):
     rr_clarc: RrClarcParams = Field(default_factory=RrClarcParams)
     p_clarc: PClarcParams = Field(default_factory=PClarcParams)
     reactive_p_clarc: ReactivePClarcParams = Field(default_factory=ReactivePClarcParams)
-    masks: Literal["predicted", "true"] = Field(
-        "predicted", description="masks that methods use: predicted by localization, or true as a labelled control"
+    masks: Literal["predicted", "truth"] = Field(
+        "predicted", description="masks that methods use: predicted by localization, or the truth as a labelled control"
     )
     allowed_clean_loss: float = Field(
         0.03, ge=0, le=1, description="balanced accuracy, in [0,1], that a selected correction may lose on clean images"
+    )
+    required_recovery: float = Field(
+        0.8, ge=0, le=1, description="share of the gap that a proven removal wins back on test images"
     )
     eval_batch_size: Annotated[int, NEUTRAL] = Field(256, ge=1, description="images evaluated at once")
 

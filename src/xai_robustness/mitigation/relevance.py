@@ -44,7 +44,7 @@ def relevance_metrics(
     seed: int,
     device: str,
     reference: str,
-    n_max: int = 300,
+    n_max: int = 200,
 ) -> pd.DataFrame:
     """Artifact relevance of several models on the same attacked images, under both published definitions.
 

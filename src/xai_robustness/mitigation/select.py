@@ -126,14 +126,14 @@ def verdict(
 ) -> dict[str, Any]:
     """Whether the removal is proven on images that took no part in any choice.
 
-    It is proven where the paired 95 % interval of the gain on attacked images lies above 0 and the loss on clean images
-    is at most the allowed one.
+    It is proven where the paired 95 % interval of the gain on attacked images lies above 0, at least the required share
+    of the gap is won back, and the loss on clean images is at most the allowed one.
 
     Args:
         correction_metrics: the table of all candidates.
         relevance_metrics: artifact relevance of the best of each method; may be empty.
         selection: `Selection.to_json()`.
-        params: for the allowed loss.
+        params: for the allowed loss and the required recovery.
         split: whose rows are used.
 
     Returns:
@@ -156,8 +156,9 @@ def verdict(
     strength = None if pd.isna(about.strength) else float(about.strength)
     chosen = {"candidate": best, "method": about.method, "layer": about.layer or None, "strength": strength}
     clean, attacked = (_row(rows, best, f"{split}/{condition}/{METRIC}") for condition in ("clean", "attacked"))
-    proven = attacked["difference_low"] > 0 and -clean["difference"] <= params.allowed_clean_loss + 1e-9
     recovered = _row(rows, best, f"{split}/attacked/gap_recovered")["value"]
+    kept = -clean["difference"] <= params.allowed_clean_loss + 1e-9
+    proven = attacked["difference_low"] > 0 and recovered >= params.required_recovery and kept
     status = "proven" if proven else "not proven"
     return result | {
         "status": status,

@@ -1,0 +1,134 @@
+"""Side by side with the peers, in one run on the same input: `make bench`, or `python benchmarks/run.py latents`."""
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+LIBRARIES = ("torch", "torchvision", "zennit", "scikit-learn")
+
+
+def paired(ours: Callable[[], object], peer: Callable[[], object], runs: int) -> tuple[list[float], list[float]]:
+    """Seconds of both, in turn, after one warm-up each."""
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for run in range(-1, runs):
+        for call, kept in zip((ours, peer), seconds):
+            started = time.perf_counter()
+            call()
+            if run >= 0:
+                kept.append(time.perf_counter() - started)
+    return seconds
+
+
+def row(case: str, ours: list[float], peer: list[float]) -> dict[str, object]:
+    """Medians, and the median of the ratios of neighbouring runs."""
+    ratio = statistics.median(p / o for o, p in zip(ours, peer))
+    a, b = statistics.median(ours), statistics.median(peer)
+    return {"case": case, "ours": round(a, 4), "peer": round(b, 4), "unit": "s", "ratio": round(ratio, 2)}
+
+
+def latents(runs: int) -> list[dict[str, object]]:
+    """Relevances of four layers and the input heatmap of 64 images: our LRP against zennit's EpsilonPlusFlat.
+
+    The peer is zennit as its documentation shows it: the composite's context around every batch, gradients retained at
+    the layers' outputs, torchvision's own ResNet with zennit's canonizer. Both give relevances at the same layers.
+    """
+    import torchvision
+    from zennit.composites import EpsilonPlusFlat
+    from zennit.torchvision import ResNetCanonizer
+
+    from xai_robustness.attribution.lrp import Lrp
+    from xai_robustness.models.zoo import ModelParams, build
+
+    layers = ("layer1", "layer2", "layer3", "layer4")
+    rows = []
+    for name, side, batch in (("resnet18", 28, 64), ("resnet18", 224, 4), ("resnet50", 224, 2)):
+        params = ModelParams(name=name, stem="standard")
+        model = build(params, 10, (3, side, side), [0.5] * 3, [0.5] * 3, seed=0).eval()
+        peer_model = getattr(torchvision.models, name)(num_classes=10)
+        peer_model.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("normalize")})
+        peer_model.eval()
+        images = torch.rand(batch, 3, side, side, generator=torch.Generator().manual_seed(0))
+        targets = torch.zeros(batch, dtype=torch.int64)
+
+        def ours() -> object:
+            with Lrp(model) as lrp:  # noqa: B023
+                return lrp.run(images, targets, layers)  # noqa: B023
+
+        def peer() -> object:
+            composite = EpsilonPlusFlat(canonizers=[ResNetCanonizer()])
+            with composite.context(peer_model) as modified:  # noqa: B023
+                kept = {}
+                hooks = [
+                    modified.get_submodule(layer).register_forward_hook(
+                        lambda _m, _i, out, layer=layer: (out.retain_grad(), kept.__setitem__(layer, out))[0]
+                    )
+                    for layer in layers
+                ]
+                x = ((images - 0.5) / 0.5).requires_grad_()  # noqa: B023
+                logits = modified(x)
+                logits.backward(gradient=torch.nn.functional.one_hot(targets, 10) * logits.detach())  # noqa: B023
+                for hook in hooks:
+                    hook.remove()
+                return {layer: out.grad for layer, out in kept.items()}
+
+        rows.append(row(f"LRP at 4 layers, {name}, {side} px, batch {batch}", *paired(ours, peer, runs)))
+    return rows
+
+
+def ridge(runs: int) -> list[dict[str, object]]:
+    """Ridge vectors of ten strengths, 5-fold selection: one decomposition a fold against scikit-learn grid search."""
+    from sklearn.linear_model import Ridge
+    from sklearn.metrics import average_precision_score, make_scorer
+    from sklearn.model_selection import GridSearchCV
+
+    from xai_robustness.concepts.cav import STRENGTHS, fit_cav
+
+    rng = np.random.default_rng(0)
+    artifact = rng.random(2000) < 0.2
+    x = rng.normal(size=(2000, 512)) + artifact[:, None] * rng.normal(size=512) * 0.2
+    signs = np.where(artifact, 1.0, -1.0)
+    weights = np.where(artifact, 1 / artifact.sum(), 1 / (~artifact).sum())
+
+    def ours() -> object:
+        return fit_cav(x, artifact, "ridge", "layer")
+
+    def peer() -> object:
+        scorer = make_scorer(lambda y, s: average_precision_score(y > 0, s))
+        search = GridSearchCV(Ridge(), {"alpha": list(STRENGTHS)}, scoring=scorer, cv=5)
+        return search.fit(x, signs, sample_weight=weights)
+
+    return [row("ridge vector, 2000 x 512, 10 strengths", *paired(ours, peer, runs))]
+
+
+TOPICS = {"latents": latents, "ridge": ridge}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("topics", nargs="*", default=[], help=f"of {', '.join(TOPICS)}; all by default")
+    parser.add_argument("--runs", type=int, default=5)
+    given = parser.parse_args()
+    torch.set_num_threads(2)
+    for topic in given.topics or TOPICS:
+        rows = TOPICS[topic](given.runs)
+        machine = {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
+        versions = {name: version(name) for name in LIBRARIES} | {"python": platform.python_version()}
+        RESULTS.mkdir(exist_ok=True)
+        record = {"machine": machine, "versions": versions, "runs": given.runs, "rows": rows}
+        (RESULTS / f"{topic}.json").write_text(json.dumps(record, indent=1) + "\n")
+        print(f"{'case':58} {'ours s':>9} {'peer s':>9} {'ratio':>7}")
+        for r in rows:
+            print(f"{r['case']:58} {r['ours']:9} {r['peer']:9} {r['ratio']:7}")
+
+
+if __name__ == "__main__":
+    main()
