@@ -13,14 +13,18 @@ import pytest
 
 from tests.end_to_end.conftest import make_project
 
-PARAMS = "data.n_train=300,data.n_val=60,data.n_test=60,training.epochs=4,preprocessing.chunk=40,preprocessing.batch_size=20"
+PARAMS = (
+    "data.n_train=300,data.n_val=60,data.n_test=60,training.epochs=4,preprocessing.chunk=40,preprocessing.batch_size=20"
+)
 FILES = {"training": "06_models", "preprocessing": "04_feature"}
 
 
 def command(folder: Path, pipeline: str) -> subprocess.Popen:
     environment = {key: value for key, value in os.environ.items() if key != "XAI_DATA_ROOT"}
     run = [sys.executable, "-m", "kedro", "run", "--env", "smoke", "--pipelines", pipeline, "--params", PARAMS]
-    return subprocess.Popen(run, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        run, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def finish(folder: Path, pipeline: str) -> str:

@@ -47,7 +47,12 @@ def test_every_version_of_every_image_is_predicted_once(images, model):
 def test_the_batch_size_changes_nothing(images, model):
     tables = [
         corruption_metrics(
-            {"vanilla": model}, images, RobustnessParams(corruptions=["gaussian_noise"], batch_size=b), 0, "cpu", "vanilla"
+            {"vanilla": model},
+            images,
+            RobustnessParams(corruptions=["gaussian_noise"], batch_size=b),
+            0,
+            "cpu",
+            "vanilla",
         )
         for b in (5, 24)
     ]

@@ -54,7 +54,7 @@ def plot_embedding(
     points = embeddings[(embeddings["class"] == first["class"]) & (embeddings["view"] == first["view"])]
     ids = points.sample_id.to_numpy()
     groups, shown = np.full(len(points), -1), []
-    for suspect in reversed(same.suspect.tolist()):
+    for suspect in same.sort_values("size", ascending=False).suspect:  # smaller suspects stay visible
         members = suspect_members.sample_id[suspect_members.suspect == suspect].to_numpy()
         at = np.flatnonzero(np.isin(ids, members))
         groups[at] = suspect
