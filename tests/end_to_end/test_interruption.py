@@ -1,4 +1,4 @@
-"""kill -9 at random moments of training and of preprocessing: the same command goes on and ends with the same hashes."""
+"""kill -9 at random moments of training and preprocessing: the same command ends with the same hashes."""
 
 import hashlib
 import os
@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import pytest
-
 from tests.end_to_end.conftest import make_project
 
 PARAMS = (

@@ -22,7 +22,8 @@ for start in range(0, n, 128):
     images[start : start + 128] = rng.integers(0, 255, (min(128, n - start), 28, 28, 3), dtype=np.uint8)
 model = build(ModelParams(name="resnet18"), 3, (3, 28, 28), [0.5] * 3, [0.5] * 3, 0).eval()
 part = ImageSet(images, np.zeros(n, np.int64), np.arange(n), dataset_info(DataParams()))
-latents_job(model, {"train/biased": part}, PreprocessingParams(batch_size=32, chunk=128), "cpu", "x").write(folder / "l")
+params = PreprocessingParams(batch_size=32, chunk=128)
+latents_job(model, {"train/biased": part}, params, "cpu", "x").write(folder / "l")
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 

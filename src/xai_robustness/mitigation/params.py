@@ -49,8 +49,8 @@ class FineTuningParams(MethodParams):
 
     epochs: int = Field(1, ge=1, description="passes over the biased training images")
     batch_size: int = Field(64, ge=2, description="samples a step")
-    lr: float = Field(1e-3, gt=0, description="learning rate")
-    optimizer: Literal["sgd", "adam", "adamw"] = Field("sgd", description="sgd, adam or adamw")
+    lr: float = Field(1e-4, gt=0, description="learning rate")
+    optimizer: Literal["sgd", "adam", "adamw"] = Field("adam", description="sgd, adam or adamw")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd")
     weight_decay: float = Field(0.0, ge=0, description="weight decay of the optimiser")
     gradient_clip: float = Field(100.0, gt=0, description="largest norm of the gradient of all trained weights")
@@ -77,7 +77,7 @@ class VanillaParams(FineTuningParams):
 class RrrParams(StrengthParams):
     """Right for the right reasons: the input gradient is to avoid the artifact's mask."""
 
-    lambdas: tuple[float, ...] = Field((1.0, 10.0, 100.0), min_length=1, description="strengths of the penalty")
+    lambdas: tuple[float, ...] = Field((10.0, 100.0, 1000.0), min_length=1, description="strengths of the penalty")
     criterion: str = Field("max_logit", description="what the gradient explains, one of CRITERIA")
 
     @field_validator("criterion")
@@ -89,7 +89,7 @@ class RrrParams(StrengthParams):
 class RrClarcParams(StrengthParams, LayerParams):
     """Right-reason ClArC: the latent gradient is to be orthogonal to the concept direction."""
 
-    lambdas: tuple[float, ...] = Field((1e2, 1e4, 1e6), min_length=1, description="strengths of the penalty")
+    lambdas: tuple[float, ...] = Field((1e3, 1e4, 1e5), min_length=1, description="strengths of the penalty")
     criterion: str = Field("all_logits_random", description="what the gradient explains, one of CRITERIA")
     aggregation: str = Field("l2_mean", description="how the gradient is compared, one of AGGREGATIONS")
 

@@ -14,7 +14,7 @@ from xai_robustness.randomness import torch_rng
 
 
 class MaskPenalty(Penalty):
-    """RRR's penalty: cosine of the input gradient's heatmap and the mask [Ross2017], in its form of [Weber2023].
+    """RRR's penalty: cosine of the input gradient's heatmap and the mask, after [Ross2017].
 
     The heatmap is |sum over channels of the gradient of the explained logits|. The mean runs over all samples of the
     batch; a sample without a mask counts 0 and costs no second derivative.
