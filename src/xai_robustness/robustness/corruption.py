@@ -33,6 +33,7 @@ class RobustnessParams(Params):
     )
     methods: list[str] = Field(["saliency", "integrated_gradients", "grad_cam"], description="attribution methods")
     ig_steps: int = Field(50, ge=2, description="steps of Integrated Gradients")
+    n_predicted: int | None = Field(None, ge=2, description="test images predicted, drawn by the seed; null: all")
     n_explained: int = Field(100, ge=2, description="test images whose explanations are compared, drawn by the seed")
     batch_size: Annotated[int, NEUTRAL] = Field(128, ge=1, description="images at once")
 
@@ -74,6 +75,7 @@ def corruption_metrics(
     Returns:
         Columns model, corruption, severity (0: clean), METRIC_COLUMNS and the paired difference to `reference`.
     """
+    images = _drawn(images, params.n_predicted, "predicted", seed)
     found: dict[tuple[str, int], dict[str, list[np.ndarray]]] = {}
     n_versions = 1 + len(params.corruptions) * len(SEVERITIES)
     placed = {name: model.to(device).eval() for name, model in models.items()}
@@ -108,8 +110,8 @@ def agreement_metrics(
         Columns model, method, corruption, severity and METRIC_COLUMNS; one metric for each of AGREEMENTS and
         `prediction_kept`, the share of unchanged predictions. Degenerate pairs of heatmaps are left out of `n`.
     """
-    n = min(params.n_explained, len(images))
-    chosen = images.subset(np.sort(numpy_rng(seed, "explained").permutation(len(images))[:n]))
+    chosen = _drawn(images, params.n_explained, "explained", seed)
+    n = len(chosen)
     batch, ids = next(iter(chosen.batches(n))), chosen.sample_ids
     rows = []
     n_maps = n * (1 + len(params.corruptions) * len(SEVERITIES)) * len(params.methods) * len(models)
@@ -134,6 +136,12 @@ def agreement_metrics(
                     rows += [_row(subject, key, v.double().numpy(), seed) for key, v in values.items()]
                     rows.append(_row(subject, "prediction_kept", kept, seed))
     return pd.DataFrame(rows, columns=["model", "method", "corruption", "severity", *METRIC_COLUMNS])
+
+
+def _drawn(images: ImageSet, n: int | None, name: str, seed: int) -> ImageSet:
+    if n is None or n >= len(images):
+        return images
+    return images.subset(np.sort(numpy_rng(seed, name).permutation(len(images))[:n]))
 
 
 def _explainer(name: str, model: nn.Module, params: RobustnessParams, layer: str) -> Attributor:
