@@ -13,6 +13,14 @@ def test_chunk_size_does_not_change_the_rows(tmp_path):
         assert group["train/biased/y"].shape == (10, 2, 2)
 
 
+def test_what_a_killed_write_left_is_removed(tmp_path):
+    folder = tmp_path / "a"
+    (folder / "g").mkdir(parents=True)
+    (folder / "g" / "zarr.0123.partial").touch()
+    ArraysJob({"g": ChunkStream(4, lambda a, b: {"x": np.arange(a, b)}, 2)}).write(folder)
+    assert not list(folder.rglob("*.partial"))
+
+
 def test_wrong_number_of_rows_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="must have 2 rows"):
         ArraysJob({"g": ChunkStream(4, lambda a, b: {"x": np.arange(3)}, 2)}).write(tmp_path / "a")

@@ -65,8 +65,8 @@ class ArraysJob:
                 mark.touch()
                 bar.update(stop - start)
         root.attrs.update(json.loads(json.dumps(dict(self.attributes))))
-        for mark in marks.iterdir():
-            mark.unlink()
+        for leftover in [*marks.iterdir(), *folder.rglob("zarr.*.partial")]:  # Zarr's own, after a kill in a write
+            leftover.unlink()
         marks.rmdir()
 
 
