@@ -103,7 +103,7 @@ def plot_corrections(
     correction_metrics: pd.DataFrame, selection: dict[str, Any], params: MitigationParams
 ) -> tuple[Figure, Figure]:
     """Draw the best of each method on test images, and every candidate on validation images."""
-    best = {REFERENCE: REFERENCE, **selection["best_by_method"]}
+    best = {"uncorrected": REFERENCE, **selection["best_by_method"]}
     bars = comparison(correction_metrics, best, selection["best"])
     return bars, tradeoff(correction_metrics, selection["best"], params.allowed_clean_loss)
 
