@@ -115,7 +115,10 @@ class MlflowHooks:
 
 def _experiment(client: "MlflowClient", name: str, files: Path) -> str:
     found = client.get_experiment_by_name(name)
-    return found.experiment_id if found else client.create_experiment(name, artifact_location=files.as_uri())
+    if found:
+        return found.experiment_id
+    tags = {"mlflow.experimentKind": "custom_model_development"}  # opens in the view of runs, not of chat traces
+    return client.create_experiment(name, artifact_location=files.as_uri(), tags=tags)
 
 
 def _close_killed(client: "MlflowClient", experiment: str, seed: int) -> None:
