@@ -1,0 +1,51 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from xai_robustness.parameters import StudyParams, components_of, read_parameters
+from xai_robustness.types import InputError
+
+CONF = Path(__file__).parents[1] / "conf"
+
+
+def test_defaults_are_a_study():
+    assert read_parameters({"study": "x"}).data.name == "phantom"
+
+
+@pytest.mark.parametrize("study", [p.parent.name for p in CONF.glob("*/parameters.yml") if p.parent.name != "base"])
+def test_every_study_in_conf_is_valid(study):
+    merged = {"study": study}
+    for path in sorted((CONF / "base").glob("parameters_*.yml")):
+        merged |= yaml.safe_load(path.read_text())
+    for key, value in yaml.safe_load((CONF / study / "parameters.yml").read_text()).items():
+        merged[key] = {**merged[key], **value}
+    assert isinstance(read_parameters(merged), StudyParams)
+
+
+def test_an_unknown_key_names_its_neighbours():
+    with pytest.raises(InputError, match=r"Unknown parameter 'training\.epoch'\. Did you mean 'epochs'\?"):
+        read_parameters({"study": "x", "training": {"epoch": 3}})
+
+
+def test_neutral_fields_are_no_part_of_the_fingerprint_and_others_are():
+    def parts(**preprocessing) -> dict[str, str]:
+        return components_of(read_parameters({"study": "x", "preprocessing": preprocessing}))("params:preprocessing")
+
+    assert parts(batch_size=8) == parts(batch_size=64)
+    assert parts(layers=["layer1"]) != parts()
+
+
+def test_the_content_of_a_named_file_counts(tmp_path):
+    path = tmp_path / "weights.pth"
+    path.write_bytes(b"a")
+    params = read_parameters({"study": "x", "training": {"checkpoint": str(path)}})
+    before = components_of(params)("params:training")
+    path.write_bytes(b"b")
+    assert components_of(params)("params:training") != before
+
+
+@pytest.mark.parametrize("study", ["../elsewhere", "a/b", ""])
+def test_a_study_cannot_leave_its_folder(study):
+    with pytest.raises(InputError):
+        read_parameters({"study": study})
