@@ -35,7 +35,7 @@ def naive_finetuning(model, train, layer, params, seed):
 
 @pytest.mark.parametrize("layer", [None, "relu"])
 def test_strength_zero_is_exactly_plain_finetuning(material, layer):
-    params = FineTuningParams(epochs=2, batch_size=16, lr=0.05)
+    params = FineTuningParams(epochs=2, batch_size=16, lr=0.05, optimizer="sgd")
     penalty = GradientPenalty(torch.eye(1, 6)[0])
     (found,) = finetune([Candidate("zero", "rr_clarc", layer, 0.0)], material, params, penalty)
     wanted = naive_finetuning(material.model, material.train, layer, params, material.seed)
@@ -52,7 +52,7 @@ class WeightPenalty(Penalty):
 
 
 def test_strength_scales_the_penalty(material):
-    params = FineTuningParams(epochs=3, batch_size=16, lr=0.05)
+    params = FineTuningParams(epochs=3, batch_size=16, lr=0.05, optimizer="sgd")
     candidates = [Candidate(str(s), "toy", "relu", float(s)) for s in (0, 1, 10)]
     norms = [float(c.model.fc.weight.norm()) for c in finetune(candidates, material, params, WeightPenalty())]
     assert norms[0] > norms[1] > norms[2]
