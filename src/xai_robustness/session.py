@@ -54,7 +54,8 @@ class IncrementalSession(KedroSession):
         exact = any(selection.get(key) for key in selection)
         wanted = self._wanted(names, selection)
         context = self.load_context()
-        planner = Planner(_whole_graph(), cast(DataCatalog, context.catalog), components_of(params), load_versions)
+        catalog = cast(DataCatalog, context.catalog)
+        planner = Planner(pipelines["__default__"], catalog, components_of(params), load_versions)
         with one_sentence():
             plan = planner.plan({node.name for node in wanted.nodes}, exact)
             self._announce(plan, len(wanted.nodes))
@@ -91,10 +92,6 @@ class IncrementalSession(KedroSession):
             log.info("Nothing to run: the outputs of all %d nodes are current.", asked)
         for name, reason in plan.stale.items():
             log.info("To run: %s (%s)", name, reason)
-
-
-def _whole_graph() -> Any:
-    return pipelines["__default__"]
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """The data sets of the catalog: tables, reports, figures, array stores, image sets, checkpoints, concept vectors."""
 
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -95,8 +94,3 @@ def versioned(catalog: Any, name: str) -> Versioned | None:
     """The data set `name` of a Kedro catalog if it is one of ours, else None."""
     dataset: AbstractDataset | None = catalog.get(name)
     return dataset if isinstance(dataset, Versioned) else None
-
-
-def raw_path(dataset: Versioned) -> Path:
-    """Folder below which all versions of `dataset` lie."""
-    return Path(dataset._filepath)
