@@ -164,3 +164,18 @@ def test_base_class_refuses_a_careless_artifact(fault, sentence):
 def test_other_images_are_refused(image):
     with pytest.raises(InputError, match="must be uint8"):
         insert("ruler", image)
+
+
+@pytest.mark.parametrize("border", ["top", "right", "bottom", "left"])
+def test_a_ruler_lies_along_the_border_that_is_asked_for(border):
+    near = {"top": (0, 0), "bottom": (0, -1), "left": (1, 0), "right": (1, -1)}[border]
+    for stream in range(5):
+        _, mask = insert("ruler", picture(28, 1), stream, border=border)
+        axis, end = near
+        halves = np.array_split(mask, 2, axis=axis)
+        assert halves[end].any() and not halves[-1 - end].any()
+
+
+def test_an_artifact_without_a_border_refuses_one():
+    with pytest.raises(InputError, match="border parameter of DarkCorner"):
+        ARTIFACTS["dark_corner"](border="top")

@@ -1,13 +1,15 @@
 """An artifact: something that images carry beside their content, inserted into an image with a mask of where."""
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, NamedTuple, final
+from typing import Any, ClassVar, Literal, NamedTuple, final
 
 import numpy as np
 from jaxtyping import Bool, UInt8
 
 from xai_robustness.registry import Registry
 from xai_robustness.types import InputError
+
+Border = Literal["any", "top", "right", "bottom", "left"]
 
 
 class Insertion(NamedTuple):
@@ -31,15 +33,27 @@ class Artifact(ABC):
     Args:
         strength: opacity of the artifact in [0,1], 0 changes nothing; None is the artifact's own default.
         size: its extent relative to the default one, which itself is relative to the image.
+        border: where an artifact that lies along a border lies; "any": each image draws its own.
+
+    Raises:
+        InputError: a border for an artifact that lies along none.
     """
 
     localizable: ClassVar[bool] = True
     """Whether the mask says where to look: False where it covers the whole image."""
+    at_border: ClassVar[bool] = False
+    """Whether the artifact lies along one border, which can be chosen."""
     default_strength: ClassVar[float] = 1.0
 
-    def __init__(self, strength: float | None = None, size: float = 1.0) -> None:
+    def __init__(self, strength: float | None = None, size: float = 1.0, border: Border = "any") -> None:
+        if border != "any" and not self.at_border:
+            raise InputError(
+                f"The border parameter of {type(self).__name__} must be any, since it lies along no border. "
+                f"Got {border} instead."
+            )
         self.strength = self.default_strength if strength is None else strength
         self.size = size
+        self.border = border
 
     @abstractmethod
     def insert(self, image: np.ndarray, rng: np.random.Generator) -> Insertion:

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Int64, UInt8
 from pydantic import Field, field_validator, model_validator
 
-from xai_robustness.artifacts.base import ARTIFACTS
+from xai_robustness.artifacts.base import ARTIFACTS, Border
 from xai_robustness.randomness import numpy_rng
 from xai_robustness.types import InputError, Params
 
@@ -26,6 +26,7 @@ class ArtifactParams(Params):
     )
     size: float = Field(default=1.0, ge=0.25, le=4, description="extent relative to the artifact's default")
     strength: float | None = Field(default=None, ge=0, le=1, description="opacity; null: the artifact's default")
+    border: Border = Field(default="any", description="where an artifact that lies along a border lies in each image")
 
     @field_validator("kind")
     @classmethod
@@ -42,6 +43,7 @@ class ArtifactParams(Params):
 
     @model_validator(mode="after")
     def _fit_together(self) -> "ArtifactParams":
+        ARTIFACTS[self.kind](border=self.border)
         classes = self.attacked_classes
         if not classes or min(classes) < 0 or len(set(classes)) < len(classes):
             raise InputError(
@@ -134,7 +136,7 @@ def insert_artifact(
     Returns:
         Images, a copy, and masks: the region that the artifact may have changed, empty where it was not inserted.
     """
-    artifact = ARTIFACTS[params.kind](strength=params.strength, size=params.size)
+    artifact = ARTIFACTS[params.kind](params.strength, params.size, params.border)
     images, masks = images.copy(), np.zeros(images.shape[:3], bool)
     for row in np.flatnonzero(where):
         rng = numpy_rng(seed, "artifact", "insert", int(sample_ids[row]))

@@ -1,8 +1,13 @@
 """A measuring scale: ticks along one border of the image."""
 
+from typing import ClassVar
+
 import numpy as np
 
 from xai_robustness.artifacts.base import ARTIFACTS, Artifact, Insertion
+
+BORDERS = ("top", "right", "bottom", "left")
+"""Borders in the order in which quarter turns bring them to the top."""
 
 
 @ARTIFACTS.register("ruler")
@@ -12,9 +17,11 @@ class Ruler(Artifact):
     They are bright on gray scans (X-ray, ultrasound) and dark on colour photographs (skin).
     """
 
+    at_border: ClassVar[bool] = True
+
     def insert(self, image: np.ndarray, rng: np.random.Generator) -> Insertion:
-        """Draw the ticks along the border that `rng` chooses."""
-        turns = int(rng.integers(4))
+        """Draw the ticks along the given border, or one that `rng` chooses."""
+        turns = int(rng.integers(4)) if self.border == "any" else BORDERS.index(self.border)
         turned = np.rot90(image, turns)
         height, width = turned.shape[:2]
         thick, gap = self.length(image, 0.012), self.length(image, 0.1, least=3)
