@@ -1,6 +1,7 @@
 """Named choices that parameters select: registered once, listed by every error."""
 
 import difflib
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
@@ -49,8 +50,18 @@ class Registry(Generic[T]):
         return self._entries[name]
 
     def create(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        """Call the entry `name` with the given arguments."""
-        return self[name](*args, **kwargs)
+        """Call the entry `name` with the given arguments; raises InputError for an option that it does not take."""
+        entry, options = self[name], self.options(name)[len(args) :]
+        unknown = next((option for option in kwargs if option not in options), None)
+        if unknown is not None:
+            raise InputError(
+                f"Unknown option '{unknown}' of {self.noun} '{name}'. Choose from: {', '.join(options) or '(none)'}."
+            )
+        return entry(*args, **kwargs)
+
+    def options(self, name: str) -> tuple[str, ...]:
+        """Names of the arguments that the entry `name` takes, in their order."""
+        return tuple(inspect.signature(self[name]).parameters)
 
     def names(self) -> tuple[str, ...]:
         """All names, sorted."""

@@ -22,6 +22,8 @@ class GradCam(Attributor):
         batch_size: images at once.
     """
 
+    heatmaps = True
+
     def __init__(self, model: nn.Sequential, layer: str | None = None, batch_size: int = 64) -> None:
         super().__init__(model, batch_size)
         self.layer = check_layer(model, layer if layer is not None else inspected_layers(model)[-1])

@@ -3,26 +3,33 @@
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from xai_robustness.attribution.base import ATTRIBUTORS, Attributor, target_gradient
-from xai_robustness.types import InputError
+from xai_robustness.attribution.base import ATTRIBUTORS, Attributor, check_option
 
 
 @ATTRIBUTORS.register("saliency")
 class Saliency(Attributor):
     """Absolute gradient |∂f_t/∂x|, never negative [Simonyan2014]."""
 
-    def attribute(self, images: Float[Tensor, "b c h w"], targets: Int64[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
+    uses_gradient = True
+
+    def attribute(
+        self, images: Float[Tensor, "b c *positions"], targets: Int64[Tensor, " b"]
+    ) -> Float[Tensor, "b c *positions"]:
         """Absolute gradients of one batch."""
-        return target_gradient(self.model, images, targets).abs()
+        return self.gradient.abs()
 
 
 @ATTRIBUTORS.register("input_x_gradient")
 class InputXGradient(Attributor):
     """Gradient times input, x ⊙ ∂f_t/∂x [Shrikumar2016]."""
 
-    def attribute(self, images: Float[Tensor, "b c h w"], targets: Int64[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
+    uses_gradient = True
+
+    def attribute(
+        self, images: Float[Tensor, "b c *positions"], targets: Int64[Tensor, " b"]
+    ) -> Float[Tensor, "b c *positions"]:
         """Products of one batch."""
-        return images * target_gradient(self.model, images, targets)
+        return images * self.gradient
 
 
 @ATTRIBUTORS.register("integrated_gradients")
@@ -42,15 +49,15 @@ class IntegratedGradients(Attributor):
         self, model: nn.Sequential, n_steps: int = 50, batch_size: int = 64, internal_batch_size: int = 256
     ) -> None:
         super().__init__(model, batch_size)
-        if n_steps < 2 or internal_batch_size < 1:
-            raise InputError(
-                f"The n_steps parameter of IntegratedGradients must be at least 2 and internal_batch_size at least 1. "
-                f"Got {n_steps} and {internal_batch_size} instead."
-            )
+        check_option("IntegratedGradients", "n_steps", n_steps, n_steps >= 2, "at least 2")
+        fine = internal_batch_size >= 1
+        check_option("IntegratedGradients", "internal_batch_size", internal_batch_size, fine, "at least 1")
         self.n_steps = n_steps
         self.internal_batch_size = internal_batch_size
 
-    def attribute(self, images: Float[Tensor, "b c h w"], targets: Int64[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
+    def attribute(
+        self, images: Float[Tensor, "b c *positions"], targets: Int64[Tensor, " b"]
+    ) -> Float[Tensor, "b c *positions"]:
         """Integrated gradients of one batch."""
         from captum.attr import IntegratedGradients as Captum  # a slow import
 

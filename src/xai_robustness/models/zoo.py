@@ -211,14 +211,15 @@ def inspected_layers(model: nn.Sequential) -> tuple[str, ...]:
     stages = dict(model.named_children())
     if "layer4" in stages:
         return tuple(f"layer{i}" for i in range(1, 5))
-    features = stages.get("features")
-    if features is None:
-        raise InputError("The model parameter of inspected_layers must be a model of the zoo; name the layers instead.")
-    return tuple(
+    features = stages.get("features", nn.Identity())
+    found = tuple(
         f"features.{name}"
         for name, module in features.named_children()
         if isinstance(module, nn.MaxPool2d | DenseBlock) and name != "pool0"
     )
+    if not found:
+        raise InputError("The model parameter of inspected_layers must be a model of the zoo; name the layers instead.")
+    return found
 
 
 def check_layer(model: nn.Sequential, layer: str) -> str:
