@@ -32,9 +32,31 @@ def multi_label(k: int = 4, n: int = 90) -> tuple[np.ndarray, np.ndarray]:
     return rng.normal(size=(n, k)) + labels, labels
 
 
+def false_positives(table: np.ndarray, both: bool) -> list[float]:
+    return [table[0, 1] / table[0].sum()]
+
+
+def recalls(table: np.ndarray, both: bool) -> list[float]:
+    return [table[1, 1] / table[1].sum(), *([table[0, 0] / table[0].sum()] if both else [])]
+
+
+EXTREMES = {
+    "false_positive_rate": (np.mean, false_positives),
+    "largest_false_positive_rate": (np.max, false_positives),
+    "worst_recall": (np.min, recalls),
+}
+
+
 def expected(name: str, logits: np.ndarray, labels: np.ndarray, task: str) -> float:
     """The metric as scikit-learn computes it."""
     scores, answer = softmax(logits.astype(float), axis=1), logits.argmax(axis=1)
+    if name in EXTREMES:
+        reduce, rate = EXTREMES[name]
+        if task == "multi-label":
+            tables = oracle.multilabel_confusion_matrix(labels, logits > 0)
+            return float(reduce([r for t in tables for r in rate(t, both=True)]))
+        tables = oracle.multilabel_confusion_matrix(labels, answer, labels=np.arange(logits.shape[1]))
+        return float(reduce([r for t in tables for r in rate(t, both=False)]))
     if task == "multi-label":
         columns = [(labels[:, j], (logits[:, j] > 0).astype(int), logits[:, j]) for j in range(labels.shape[1])]
         each = {
@@ -64,7 +86,7 @@ CASES = {
     "ordinal": ("ordinal", *sample(4)),
     "multi-label": ("multi-label", *multi_label()),
 }
-NAMED = [(case, name) for case in CASES for name in metric_names(CASES[case][0])]
+NAMED = [(case, name) for case in CASES for name in (*metric_names(CASES[case][0]), *EXTREMES)]
 
 
 def test_every_metric_is_compared_with_the_oracle():

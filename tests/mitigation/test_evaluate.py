@@ -58,8 +58,10 @@ def test_another_model_than_the_corrected_one_is_refused(folder, model, sets):
 def test_the_table_has_every_candidate_set_and_metric(folder, model, sets):
     table = evaluate_candidates(folder, model, sets, PARAMS, seed=0, device="cpu", n_boot=20)
     names = {candidate.name for candidate in CorrectedModels(folder).candidates()}
-    metrics = {f"{key}/{m}" for key in sets for m in ("accuracy", "balanced_accuracy", "auroc", "macro_f1")}
-    metrics |= {f"{s}/attacked/{m}" for s in ("val", "test") for m in ("balanced_accuracy_gap", "gap_recovered")}
+    plain = ("accuracy", "balanced_accuracy", "auroc", "macro_f1", *evaluate.RATES)
+    paired = ("balanced_accuracy_gap", "gap_recovered", "worst_group_accuracy")
+    metrics = {f"{key}/{m}" for key in sets for m in plain}
+    metrics |= {f"{s}/attacked/{m}" for s in ("val", "test") for m in paired}
     assert set(table.candidate) == names and set(table.metric) == metrics
     assert len(table) == len(names) * len(metrics)
     row = table[(table.candidate == "rr_clarc-block-100") & (table.metric == "val/clean/accuracy")].iloc[0]
@@ -99,6 +101,13 @@ def test_values_differences_and_gaps_equal_the_naive_ones(sets):
     wanted = naive.gap_recovered(clean, attacked, accuracy("val/attacked", 1))
     assert recovered.value == pytest.approx(wanted) and recovered.ci_low < wanted < recovered.ci_high
     assert table.loc[(REFERENCE, "val/attacked/gap_recovered")].value == 0
+
+    def worst(model):
+        return min(right[key][model][labels == c].mean() for key in right for c in range(3))
+
+    group = table.loc[("a", "val/attacked/worst_group_accuracy")]
+    assert group.value == pytest.approx(worst(1)) and group.ci_low <= group.value <= group.ci_high
+    assert group.difference == pytest.approx(worst(1) - worst(0))
 
 
 def test_full_recovery_is_one_and_no_gap_is_undefined(sets):

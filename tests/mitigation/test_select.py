@@ -118,3 +118,27 @@ def test_artifact_relevance_is_taken_from_its_own_table():
     relevance = pd.DataFrame([{"candidate": "a", **row, "difference": -0.4, "difference_low": -0.5}])
     said = verdict(metrics, relevance, select(metrics, 0.03).to_json(), PARAMS, split="val")
     assert said["metrics"]["rrr"]["attacked/artifact_relevance"]["difference"] == -0.4
+
+
+def test_criteria_and_evidence_stand_beside_the_verdict():
+    metrics = table(("a", "rr_clarc", 0.89, 0.86, "val", "relu", 1e4))
+    tcav = pd.DataFrame(
+        [
+            {"candidate": c, "layer": "relu", "linear": False, "metric": "val/attacked/tcav_quotient", "value": v}
+            for c, v in (("vanilla", 0.9), ("a", 0.55))
+        ]
+    ).assign(ci_low=0.1, ci_high=0.99, n=50, difference=np.nan, difference_low=np.nan, difference_high=np.nan)
+    chosen = select(metrics, 0.03).to_json()
+    said = verdict(metrics, EMPTY, chosen, PARAMS, split="val", tcav_metrics=tcav)
+    assert {c["name"]: c["passed"] for c in said["criteria"]} == {
+        "gain_on_attacked_low": True,
+        "gap_recovered": True,
+        "clean_loss": True,
+    }
+    assert said["evidence"]["tcav"]["before"]["tcav_quotient"]["value"] == 0.9
+    assert said["evidence"]["tcav"]["after"]["tcav_quotient"]["value"] == 0.55
+    assert said["evidence"]["tcav"]["after"]["tcav_p_value"]["value"] is None
+    assert said["evidence"]["artifact_relevance"] == {"before": None, "after": None}
+    strict = verdict(metrics, EMPTY, chosen, MitigationParams(required_recovery=0.95), split="val")
+    assert [c["passed"] for c in strict["criteria"]] == [True, False, True] and strict["status"] == "not proven"
+    json.dumps(said, allow_nan=False)

@@ -1,5 +1,6 @@
 """Labelled images as every stage sees them."""
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -81,6 +82,14 @@ class ImageSet:
         """(C,H,W)."""
         _, h, w, c = self.images.shape
         return c, h, w
+
+    def fingerprint(self, size: int = 1024) -> str:
+        """Hash of the images, labels and sample ids, read `size` images at a time."""
+        digest = hashlib.blake2b(np.ascontiguousarray(self.labels).tobytes(), digest_size=16)
+        digest.update(np.ascontiguousarray(self.sample_ids).tobytes())
+        for start in range(0, len(self), size):
+            digest.update(np.ascontiguousarray(take(self.images, slice(start, start + size))).tobytes())
+        return digest.hexdigest()
 
     def tensor(self, rows: slice | np.ndarray) -> Float[Tensor, "b c h w"]:
         """Images at `rows`, float32 (B,C,H,W) in [0,1]."""

@@ -140,6 +140,38 @@ def auroc(weighted: Weighted) -> Float[np.ndarray, " b"]:
     return _mean_defined(areas, axis=0)
 
 
+@METRICS.register("false_positive_rate")
+def false_positive_rate(weighted: Weighted) -> Float[np.ndarray, " b"]:
+    """Share of the samples of other classes that are given a class, in [0,1], mean over classes (labels)."""
+    return _mean_defined(_false_positives(weighted), axis=1)
+
+
+@METRICS.register("largest_false_positive_rate")
+def largest_false_positive_rate(weighted: Weighted) -> Float[np.ndarray, " b"]:
+    """The same of the class (label) where it is largest: a shortcut drives samples into the class it stands for."""
+    rates = _false_positives(weighted)
+    return np.where(np.isnan(rates).all(1), np.nan, np.nan_to_num(rates, nan=-1.0).max(1))
+
+
+def _false_positives(weighted: Weighted) -> np.ndarray:
+    """(B,K) false positive rates; NaN where every sample is of the class."""
+    tables = weighted.confusion
+    if weighted.predictions.multi_label:
+        return _ratio(tables[:, :, 0, 1], tables[:, :, 0].sum(2))
+    table = tables[:, 0]
+    given = table.sum(1)
+    hits = np.einsum("bss->bs", table)
+    return _ratio(given - hits, table.sum((1, 2))[:, None] - table.sum(2))
+
+
+@METRICS.register("worst_recall")
+def worst_recall(weighted: Weighted) -> Float[np.ndarray, " b"]:
+    """Recall of the class where it is smallest, in [0,1]; of the labels' positives and negatives for multi-label."""
+    tables = weighted.confusion
+    recall = _ratio(np.einsum("btss->bts", tables), tables.sum(axis=3)).reshape(len(tables), -1)
+    return np.where(np.isnan(recall).all(1), np.nan, np.nan_to_num(recall, nan=2.0).min(1))
+
+
 @METRICS.register("quadratic_kappa")
 def quadratic_kappa(weighted: Weighted) -> Float[np.ndarray, " b"]:
     """Cohen's kappa with quadratic weights, at most 1 [Cohen1968]; NaN where truth and answers are one same class."""

@@ -12,7 +12,14 @@ from torch import Tensor, nn
 
 from xai_robustness.datasets.base import ImageSet
 from xai_robustness.metrics.bootstrap import Interval, Resamples, once, percentile_interval
-from xai_robustness.metrics.classification import DIFFERENCE_COLUMNS, METRICS, Predictions, Weighted, compare_models
+from xai_robustness.metrics.classification import (
+    DIFFERENCE_COLUMNS,
+    METRICS,
+    Predictions,
+    Weighted,
+    compare_models,
+    metric_names,
+)
 from xai_robustness.mitigation.base import REFERENCE, Candidate
 from xai_robustness.mitigation.finetune import collapsed
 from xai_robustness.mitigation.job import CorrectedModels
@@ -23,6 +30,7 @@ from xai_robustness.types import METRIC_COLUMNS, InputError
 
 Logits = dict[str, dict[str, Float[np.ndarray, "n k"]]]
 CANDIDATE_COLUMNS = ("candidate", "method", "layer", "strength", "cav", "collapsed")
+RATES = ("false_positive_rate", "largest_false_positive_rate")
 AT_ONCE = 8
 """Candidates of one layer that are held in memory together."""
 
@@ -115,9 +123,11 @@ def correction_metrics(
 ) -> pd.DataFrame:
     """The table of all candidates.
 
-    Beside the metrics of the task on each set there are, where a split has clean and attacked images of the same
-    samples, `{split}/attacked/balanced_accuracy_gap` (clean minus attacked) and `{split}/attacked/gap_recovered`
-    ((attacked - attacked of the reference) / gap of the reference; NaN where the reference has no gap).
+    Beside the metrics of the task and the false positive rates on each set there are, where a split has clean and
+    attacked images of the same samples, `{split}/attacked/balanced_accuracy_gap` (clean minus attacked),
+    `{split}/attacked/gap_recovered` ((attacked - attacked of the reference) / gap of the reference; NaN where the
+    reference has no gap) and `{split}/attacked/worst_group_accuracy` (the smallest accuracy of a class with or without
+    the artifact [Sagawa2020]).
 
     Args:
         candidates: the reference among them.
@@ -136,6 +146,7 @@ def correction_metrics(
             images.labels,
             images.info.task,
             REFERENCE,
+            metrics=(*metric_names(images.info.task), *RATES),
             prefix=key,
             subject="candidate",
             n_boot=n_boot,
@@ -178,29 +189,47 @@ def _check_paired(clean: ImageSet, attacked: ImageSet) -> None:
 def _gap_table(
     pairs: Mapping[str, tuple[np.ndarray, np.ndarray]], images: ImageSet, prefix: str, seed: int, n_boot: int
 ) -> pd.DataFrame:
-    """Gap and gap recovered of every candidate; the differences are those of the gap to the reference's."""
+    """Gap, gap recovered and worst group of every candidate; the first and the last with differences."""
     task, labels = images.info.task, images.labels
     strata = np.zeros(len(labels)) if task == "multi-label" else labels
     resamples = Resamples(strata, n_boot, seed)
-    measure = METRICS["balanced_accuracy"]
-
-    def both(weights: np.ndarray, predictions: tuple[Predictions, ...]) -> np.ndarray:
-        return np.stack([measure(Weighted(part, weights)) for part in predictions])
-
     ready = {name: tuple(Predictions(part, labels, task) for part in pair) for name, pair in pairs.items()}
-    values = {name: both(once(len(labels)), pair)[:, 0] for name, pair in ready.items()}
+    values = {name: _both(once(len(labels)), pair)[..., 0] for name, pair in ready.items()}
     blocks = list(resamples.blocks())
-    drawn = {name: np.concatenate([both(block, pair) for block in blocks], axis=1) for name, pair in ready.items()}
+    drawn = {name: np.concatenate([_both(block, pair) for block in blocks], axis=2) for name, pair in ready.items()}
     rows = []
     for name in pairs:
-        gap, spread = _gap(values[name]), _gap(drawn[name])
-        difference = percentile_interval(gap - _gap(values[REFERENCE]), spread - _gap(drawn[REFERENCE]))
-        recovered = _recovered(values[name], values[REFERENCE]), _recovered(drawn[name], drawn[REFERENCE])
-        metric = f"{prefix}/balanced_accuracy_gap"
-        rows.append((name, metric, *percentile_interval(float(gap), spread), len(labels), *difference))
+        (value, worst), (spread, drawn_worst) = values[name], drawn[name]
+        base, drawn_base = values[REFERENCE][0], drawn[REFERENCE][0]
+        recovered = _recovered(value, base), _recovered(spread, drawn_base)
         share = percentile_interval(float(recovered[0]), recovered[1])
-        rows.append((name, f"{prefix}/gap_recovered", *share, len(labels), *Interval(np.nan, np.nan, np.nan)))
+        none = Interval(np.nan, np.nan, np.nan)
+        for metric, one, many, compared in (
+            ("balanced_accuracy_gap", _gap(value), _gap(spread), (_gap(base), _gap(drawn_base))),
+            (
+                "worst_group_accuracy",
+                worst.min(),
+                drawn_worst.min(0),
+                [v[REFERENCE][1].min(0) for v in (values, drawn)],
+            ),
+        ):
+            interval = percentile_interval(float(one), many)
+            difference = percentile_interval(float(one - compared[0]), many - compared[1])
+            rows.append((name, f"{prefix}/{metric}", *interval, len(labels), *difference))
+        rows.append((name, f"{prefix}/gap_recovered", *share, len(labels), *none))
     return pd.DataFrame(rows, columns=["candidate", *METRIC_COLUMNS, *DIFFERENCE_COLUMNS])
+
+
+def _both(weights: np.ndarray, predictions: tuple[Predictions, ...]) -> np.ndarray:
+    """Balanced accuracy and smallest recall (2) of clean and attacked images (2) under b weightings: (2,2,b)."""
+    weighted = [Weighted(part, weights) for part in predictions]
+    undefined = np.full(weights.shape[1], np.nan)
+    return np.stack(
+        [
+            [METRICS[name](part) if part.predictions.finite else undefined for part in weighted]
+            for name in ("balanced_accuracy", "worst_recall")
+        ]
+    )
 
 
 def _gap(pair: np.ndarray) -> np.ndarray:

@@ -138,10 +138,16 @@ class MitigationParams(Params):
     allowed_clean_loss: float = Field(
         0.03, ge=0, le=1, description="balanced accuracy, in [0,1], that a selected correction may lose on clean images"
     )
+    tcav_cav: str = Field("signal", description="kind of the concept vector that TCAV fits in each corrected model")
     required_recovery: float = Field(
         0.8, ge=0, le=1, description="share of the gap that a proven removal wins back on test images"
     )
     eval_batch_size: Annotated[int, NEUTRAL] = Field(256, ge=1, description="images evaluated at once")
+
+    @field_validator("tcav_cav")
+    @classmethod
+    def _known_tcav(cls, kind: str) -> str:
+        return CAV_KINDS.checked(kind)
 
     def methods(self) -> dict[str, MethodParams]:
         """Name -> parameters of every method, in the order of the report."""

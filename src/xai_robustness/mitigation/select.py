@@ -18,6 +18,19 @@ REPORTED = (
     "attacked/gap_recovered",
     "attacked/artifact_relevance",
 )
+RELEVANCE = ("artifact_relevance", "absolute_artifact_relevance")
+TCAV = (
+    "tcav_quotient",
+    "mean_tcav_quotient",
+    "tcav_sensitivity",
+    "tcav_alignment",
+    "tcav_distance",
+    "tcav_random_high",
+    "tcav_p_value",
+)
+SCHEMA = 2
+"""Version of the verdict's JSON."""
+
 CONTROL = "vanilla"
 """Method whose candidates are compared with, but never selected."""
 
@@ -123,6 +136,7 @@ def verdict(
     selection: Mapping[str, Any],
     params: MitigationParams,
     split: str = "test",
+    tcav_metrics: pd.DataFrame | None = None,
 ) -> dict[str, Any]:
     """Whether the removal is proven on images that took no part in any choice.
 
@@ -135,14 +149,18 @@ def verdict(
         selection: `Selection.to_json()`.
         params: for the allowed loss and the required recovery.
         split: whose rows are used.
+        tcav_metrics: TCAV of the best of each method; may be empty or None.
 
     Returns:
-        JSON values: `status` ("proven", "not proven", or the selection's where nothing was selected), `sentence`,
-        `selected` (candidate, method, layer, strength, or null), and `metrics`: for the keys "reference" and each
-        method the candidate's name and, for each of REPORTED, value, ci_low, ci_high, difference, difference_low and
-        difference_high (null where undefined).
+        JSON values, described in docs/verdict.md: `schema`; `status` ("proven", "not proven", or the selection's where
+        nothing was selected), `sentence`, `selected` (candidate, method, layer, strength, or null); `metrics`: for the
+        keys "reference" and each method the candidate's name and, for each of REPORTED, value, ci_low, ci_high,
+        difference, difference_low and difference_high (null where undefined); `criteria`, what the proof asks for, each
+        with value, threshold and passed; and `evidence`, what it does not ask for, before and after: artifact relevance
+        and TCAV (null where it was not measured).
     """
-    rows = pd.concat([correction_metrics, relevance_metrics], ignore_index=True)
+    tables = [table for table in (correction_metrics, relevance_metrics) if len(table)]
+    rows = pd.concat(tables, ignore_index=True)
     shown = {"reference": REFERENCE, **selection["best_by_method"]}
     metrics = {
         label: {"candidate": name, **{m: _nulls(_row(rows, name, f"{split}/{m}")) for m in REPORTED}}
@@ -150,6 +168,8 @@ def verdict(
     }
     best = selection["best"]
     result = {"status": selection["status"], "sentence": selection["reason"], "selected": None, "metrics": metrics}
+    best = selection["best"]
+    result |= {"schema": SCHEMA, "criteria": [], "evidence": _evidence(rows, tcav_metrics, best, split)}
     if best is None:
         return result | {"sentence": f"Nothing was corrected. {selection['reason']}"}
     about = correction_metrics[correction_metrics.candidate == best].iloc[0]
@@ -157,14 +177,45 @@ def verdict(
     chosen = {"candidate": best, "method": about.method, "layer": about.layer or None, "strength": strength}
     clean, attacked = (_row(rows, best, f"{split}/{condition}/{METRIC}") for condition in ("clean", "attacked"))
     recovered = _row(rows, best, f"{split}/attacked/gap_recovered")["value"]
-    kept = -clean["difference"] <= params.allowed_clean_loss + 1e-9
-    proven = attacked["difference_low"] > 0 and recovered >= params.required_recovery and kept
+    criteria = [
+        _criterion("gain_on_attacked_low", attacked["difference_low"], ">", 0.0),
+        _criterion("gap_recovered", recovered, ">=", params.required_recovery),
+        _criterion("clean_loss", -clean["difference"], "<=", params.allowed_clean_loss),
+    ]
+    proven = all(criterion["passed"] for criterion in criteria)
     status = "proven" if proven else "not proven"
     return result | {
         "status": status,
         "selected": chosen,
+        "criteria": criteria,
         "sentence": _sentence(best, clean, attacked, recovered, proven),
     }
+
+
+def _criterion(name: str, value: float, relation: str, threshold: float) -> dict[str, Any]:
+    """One thing that the proof asks for; a value that is NaN does not pass."""
+    holds = {">": value > threshold, ">=": value >= threshold, "<=": value <= threshold + 1e-9}[relation]
+    number = None if math.isnan(value) else value
+    return {"name": name, "value": number, "relation": relation, "threshold": threshold, "passed": bool(holds)}
+
+
+def _evidence(rows: pd.DataFrame, tcav: pd.DataFrame | None, best: str | None, split: str) -> dict[str, Any]:
+    """What is left of the artifact in explanations, before and after; after is null where nothing was selected."""
+    found: dict[str, Any] = {name: {"before": None, "after": None} for name in (*RELEVANCE, "tcav")}
+    for when, name in {"before": REFERENCE, "after": best}.items():
+        if name is None:
+            continue
+        for metric in RELEVANCE:
+            found[metric][when] = _known(_row(rows, name, f"{split}/attacked/{metric}"))
+        table = pd.DataFrame() if tcav is None or tcav.empty else tcav[tcav.candidate == name]
+        if len(table):
+            about = {"layer": str(table.iloc[0].layer), "linear_behind": bool(table.iloc[0].linear)}
+            found["tcav"][when] = about | {m: _nulls(_row(table, name, f"{split}/attacked/{m}")) for m in TCAV}
+    return found
+
+
+def _known(row: Mapping[str, float]) -> dict[str, float | None] | None:
+    return None if math.isnan(row["value"]) else _nulls(row)
 
 
 def _sentence(

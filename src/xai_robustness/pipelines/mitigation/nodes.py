@@ -8,15 +8,17 @@ import pandas as pd
 import zarr
 from matplotlib.figure import Figure
 
+from xai_robustness.artifacts.insertion import ArtifactParams
 from xai_robustness.concepts.cav import Cavs
 from xai_robustness.datasets.base import ImageSet, take
 from xai_robustness.figures.mitigation import before_after, comparison, tradeoff
 from xai_robustness.mitigation.base import REFERENCE, MaskTable
 from xai_robustness.mitigation.evaluate import evaluate_candidates
-from xai_robustness.mitigation.job import CorrectionJob, load_corrected
+from xai_robustness.mitigation.job import CorrectionJob, Loader, load_corrected
 from xai_robustness.mitigation.params import MitigationParams
 from xai_robustness.mitigation.relevance import heatmaps_of, relevance_metrics
 from xai_robustness.mitigation.select import select, verdict
+from xai_robustness.mitigation.sensitivity import Labelled, tcav_metrics
 from xai_robustness.models.saved import Classifier
 
 Sets = dict[str, ImageSet]
@@ -83,20 +85,53 @@ def measure_relevance(
     device: str,
 ) -> pd.DataFrame:
     """Artifact relevance of the uncorrected model and of the best of each method."""
-    loaders = load_corrected(corrected_classifiers)
-    models = {REFERENCE: lambda: classifier.model}
-    models |= {name: loaders[name] for name in selection["best_by_method"].values() if name != REFERENCE}
+    models = _shown_models(classifier, corrected_classifiers, selection)
     return relevance_metrics(models, images_report["test/attacked"], "test/attacked", seed, device, REFERENCE)
+
+
+def measure_tcav(
+    classifier: Classifier,
+    corrected_classifiers: Path,
+    selection: dict[str, Any],
+    images_fit: Sets,
+    images_report: Sets,
+    artifact_labels: pd.DataFrame,
+    params: MitigationParams,
+    seed: int,
+    device: str,
+) -> pd.DataFrame:
+    """TCAV of the uncorrected model and of the best of each method on attacked test images."""
+    attacked, labelled = images_report["test/attacked"], Labelled.of(images_fit["train/biased"], artifact_labels)
+    models = _shown_models(classifier, corrected_classifiers, selection)
+    return tcav_metrics(models, REFERENCE, labelled, attacked, "test/attacked", seed, device, params.tcav_cav)
+
+
+def _shown_models(classifier: Classifier, folder: Path, selection: dict[str, Any]) -> dict[str, Loader]:
+    loaders = load_corrected(folder)
+    models: dict[str, Loader] = {REFERENCE: lambda: classifier.model}
+    return models | {name: loaders[name] for name in selection["best_by_method"].values() if name != REFERENCE}
 
 
 def state_verdict(
     correction_metrics: pd.DataFrame,
     relevance_metrics: pd.DataFrame,
+    tcav_metrics: pd.DataFrame,
     selection: dict[str, Any],
+    classifier: Classifier,
+    corrected_classifiers: Path,
+    images_report: Sets,
+    artifact: ArtifactParams,
     params: MitigationParams,
+    seed: int,
 ) -> dict[str, Any]:
-    """Say whether the removal is proven."""
-    return verdict(correction_metrics, relevance_metrics, selection, params)
+    """Say whether the removal is proven, on which evidence, for which data and models."""
+    said = verdict(correction_metrics, relevance_metrics, selection, params, tcav_metrics=tcav_metrics)
+    best = selection["best"]
+    marks = {key: images_report[key].fingerprint() for key in ("test/clean", "test/attacked")}
+    marks |= {"classifier": classifier.fingerprint}
+    marks |= {"selected": Classifier(corrected_classifiers / best).fingerprint} if best else {}
+    about = {"kind": artifact.kind, "attacked_classes": list(artifact.attacked_classes)}
+    return {**said, "artifact": about, "seed": seed, "fingerprints": marks}
 
 
 def plot_corrections(

@@ -6,6 +6,7 @@ from xai_robustness.pipelines.mitigation.nodes import (
     correct_models,
     evaluate_corrections,
     measure_relevance,
+    measure_tcav,
     plot_before_after,
     plot_corrections,
     select_correction,
@@ -41,8 +42,17 @@ def create_pipeline() -> Pipeline:
                 name="measure_relevance",
             ),
             node(
+                measure_tcav,
+                [*models, "selection", "images_fit", "images_report", "artifact_labels", *settings],
+                "tcav_metrics",
+                name="measure_tcav",
+            ),
+            node(
                 state_verdict,
-                ["correction_metrics", "relevance_metrics", "selection", "params:mitigation"],
+                [
+                    *["correction_metrics", "relevance_metrics", "tcav_metrics", "selection"],
+                    *[*models, "images_report", "params:artifact", "params:mitigation", "params:seed"],
+                ],
                 "verdict",
                 name="state_verdict",
             ),
