@@ -90,7 +90,8 @@ def ridge(runs: int) -> list[dict[str, object]]:
     from sklearn.metrics import average_precision_score, make_scorer
     from sklearn.model_selection import GridSearchCV
 
-    from xai_robustness.concepts.cav import STRENGTHS, fit_cav
+    from xai_robustness.concepts.cav import fit_cav
+    from xai_robustness.concepts.directions import STRENGTHS
 
     rng = np.random.default_rng(0)
     artifact = rng.random(2000) < 0.2

@@ -102,8 +102,12 @@ def files_of(params: StudyParams, key: str) -> dict[str, str]:
     """Content hashes of the files that the parameters under `key` name."""
     if key == "data":
         return {f"file:{k}": v for k, v in external_files(params.data, raw_root()).items()}
-    named = {"training": params.training.checkpoint, "sample_retrieval": params.sample_retrieval.review.csv}.get(key)
-    return {f"file:{named}": _content(Path(named))} if named else {}
+    retrieval = params.sample_retrieval
+    named = {
+        "training": (params.training.checkpoint,),
+        "sample_retrieval": (retrieval.review.csv, retrieval.cavs.given),
+    }
+    return {f"file:{name}": _content(Path(name)) for name in named.get(key, ()) if name}
 
 
 def _content(path: Path) -> str:

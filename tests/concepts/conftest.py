@@ -16,6 +16,7 @@ class FakeLatents:
     rate: float = 0.5
     seed: int = 0
     layers: tuple[str, ...] = ("early", "late")
+    model: str = "f1a9"
     sizes: dict[str, int] = field(default_factory=lambda: {"train": 240, "val": 90, "test": 150})
 
     def _rng(self, split, *names):

@@ -1,27 +1,27 @@
 import numpy as np
 import pytest
 from pydantic import ValidationError
-from sklearn.linear_model import Ridge
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.linear_model import Lasso, LogisticRegression, Ridge
 from sklearn.metrics import average_precision_score
 from sklearn.model_selection import cross_val_score
 from sklearn.svm import LinearSVC
 from tests.reference import concepts as naive
 
-from xai_robustness.concepts.cav import (
+from xai_robustness.concepts.cav import CavParams, Cavs, fit_cav, load_cavs, save_cavs
+from xai_robustness.concepts.directions import (
     CAV_KINDS,
+    LASSO_STRENGTHS,
+    SHRINKAGES,
     STRENGTHS,
-    CavParams,
-    Cavs,
     balanced_weights,
-    fit_cav,
-    load_cavs,
+    lda_path,
     ridge_path,
-    save_cavs,
     stratified_folds,
 )
 from xai_robustness.types import InputError
 
-KINDS = ("signal", "mean", "ridge", "svm")
+KINDS = ("signal", "mean", "median", "ridge", "lasso", "logistic", "svm", "lda")
 
 
 def data(n: int = 80, k: int = 12, n_artifact: int = 20, seed: int = 0):
@@ -31,6 +31,10 @@ def data(n: int = 80, k: int = 12, n_artifact: int = 20, seed: int = 0):
     x = rng.normal(size=(n, k)) * rng.uniform(0.5, 3, k) + rng.normal(size=k)
     x[artifact] += np.linspace(-1, 1.5, k)
     return x, artifact
+
+
+def standardised(x):
+    return (x - x.mean(0)) / np.sqrt(np.mean((x - x.mean(0)) ** 2))
 
 
 @pytest.mark.parametrize("shape", [(80, 12), (30, 50)], ids=["tall", "wide"])
@@ -114,7 +118,7 @@ def test_direction_ignores_the_scale_and_the_offset_of_the_features(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_repeating_the_clean_samples_hardly_turns_the_direction(kind):
     x, artifact = data(n=120, n_artifact=40)
-    if kind in ("signal", "mean"):
+    if kind in ("signal", "mean", "median"):
         x2, artifact2 = np.vstack([x, x[~artifact]]), np.concatenate([artifact, np.zeros((~artifact).sum(), bool)])
         assert fit_cav(x, artifact, kind, "l").vector @ fit_cav(x2, artifact2, kind, "l").vector == pytest.approx(
             1, abs=1e-6
@@ -122,6 +126,92 @@ def test_repeating_the_clean_samples_hardly_turns_the_direction(kind):
     else:
         weights = balanced_weights(artifact)
         assert weights[artifact].sum() == pytest.approx(weights[~artifact].sum()) and weights.max() == 1
+
+
+def test_lasso_is_the_balanced_lasso_with_the_best_average_precision():
+    x, artifact = data()
+    standard, y, weights = standardised(x), np.where(artifact, 1, -1), balanced_weights(artifact)
+    alive = [s for s in LASSO_STRENGTHS if np.any(Lasso(s).fit(standard, y, weights).coef_)]
+    means = []
+    for strength in alive:
+        found = []
+        for train, test in stratified_folds(artifact).split(x, artifact):
+            rebalanced = balanced_weights(artifact[train])
+            model = Lasso(strength, max_iter=5000).fit(standard[train], y[train], rebalanced)
+            found.append(average_precision_score(artifact[test], model.predict(standard[test])))
+        means.append(np.mean(found))
+    theirs = Lasso(alive[int(np.argmax(np.round(means, 9)))], max_iter=5000, tol=1e-8).fit(standard, y, weights)
+    cav = fit_cav(x, artifact, "lasso", "late")
+    np.testing.assert_allclose(cav.vector, theirs.coef_ / np.linalg.norm(theirs.coef_), atol=2e-3)
+    assert 0 < len(alive) < len(LASSO_STRENGTHS)
+
+
+@pytest.mark.parametrize("shape", [(80, 12), (30, 50)], ids=["tall", "wide"])
+def test_logistic_is_the_balanced_regression_with_the_best_average_precision(shape):
+    x, artifact = data(*shape, n_artifact=9)
+    standard = standardised(x)
+
+    def make(strength):
+        return LogisticRegression(C=1 / strength, class_weight="balanced", max_iter=5000, tol=1e-8)
+
+    means = [
+        cross_val_score(make(s), standard, artifact, cv=stratified_folds(artifact), scoring="average_precision").mean()
+        for s in STRENGTHS
+    ]
+    theirs = make(STRENGTHS[int(np.argmax(np.round(means, 9)))]).fit(standard, artifact)
+    cav = fit_cav(x, artifact, "logistic", "late")
+    assert cav.vector @ (theirs.coef_[0] / np.linalg.norm(theirs.coef_)) == pytest.approx(1, abs=1e-4)
+    assert ((cav.scores(x) > 0) == theirs.predict(standard)).all()
+
+
+@pytest.mark.parametrize("shape", [(80, 12), (30, 50)], ids=["tall", "wide"])
+def test_lda_path_equals_scikit_learn_for_every_shrinkage(shape):
+    x, artifact = data(*shape, n_artifact=9)
+    coefficients, intercepts = lda_path(x, artifact, SHRINKAGES)
+    for shrinkage, coefficient, intercept in zip(SHRINKAGES, coefficients, intercepts):
+        theirs = LinearDiscriminantAnalysis("lsqr", shrinkage=shrinkage, priors=[0.5, 0.5]).fit(x, artifact)
+        np.testing.assert_allclose(coefficient, theirs.coef_[0], rtol=1e-6, atol=1e-8)
+        assert intercept == pytest.approx(theirs.intercept_[0], rel=1e-6, abs=1e-8)
+
+
+def test_the_median_resists_an_outlier_that_turns_the_mean():
+    x, artifact = data(n=200, n_artifact=40)
+    median = fit_cav(x, artifact, "median", "late")
+    expected = np.array([sorted(c[artifact])[19:21] for c in x.T]).mean(1) - np.median(x[~artifact], axis=0)
+    np.testing.assert_allclose(median.vector, expected / np.linalg.norm(expected), atol=1e-6)
+    x[np.flatnonzero(artifact)[0], 0] = -1e4
+    assert fit_cav(x, artifact, "median", "late").vector @ median.vector > 0.95
+    assert abs(fit_cav(x, artifact, "mean", "late").vector @ median.vector) < 0.5
+
+
+@pytest.mark.parametrize("scaling", ["centered", "max", "second_moment", "none"])
+def test_scaling_is_undone_so_that_scores_are_those_of_the_scaled_fit(scaling):
+    x, artifact = data()
+    centre = x.mean(0) if scaling == "centered" else 0.0
+    factor = {"max": np.abs(x).max(0), "second_moment": np.sqrt((x**2).mean(0))}.get(scaling, np.ones(x.shape[1]))
+    scaled = (x - centre) / factor
+    direction, offset = CAV_KINDS["ridge"](scaled, artifact)
+    cav = fit_cav(x, artifact, "ridge", "late", scaling=scaling)
+    theirs = scaled @ direction + offset
+    np.testing.assert_allclose(np.corrcoef(cav.scores(x), theirs)[0, 1], 1, atol=1e-9)
+    assert ((cav.scores(x) > 0) == (theirs > 0)).all()
+    signal = fit_cav(x, artifact, "signal", "late", scaling=scaling)
+    np.testing.assert_array_equal(signal.vector, fit_cav(x, artifact, "signal", "late").vector)
+
+
+def test_constant_features_get_no_weight_and_do_no_harm():
+    x, artifact = data()
+    x[:, 5] = 3.0
+    for kind in ("signal", "median", "ridge", "lasso", "lda"):
+        cav = fit_cav(x, artifact, kind, "late")
+        assert np.isfinite(cav.vector).all() and np.isfinite(cav.intercept) and abs(cav.vector[5]) < 1e-6
+
+
+def test_features_that_are_not_finite_are_counted():
+    x, artifact = data()
+    x[3, 4] = np.inf
+    with pytest.raises(InputError, match="Got 1 other values in layer 'late'"):
+        fit_cav(x, artifact, "ridge", "late")
 
 
 @pytest.mark.parametrize("count", [0, 1, 79, 80])

@@ -1,13 +1,15 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import kendalltau
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from xai_robustness.concepts.cav import CavParams, Cavs
+from xai_robustness.concepts.baselines import Baseline, best_direction, nmf_parts
+from xai_robustness.concepts.cav import CavParams, Cavs, save_cavs
 from xai_robustness.concepts.retrieval import (
-    NEURON,
     RETRIEVAL_COLUMNS,
-    best_neuron,
     bias_scores,
     choose_cav,
     fit_cavs,
@@ -68,7 +70,7 @@ def test_metrics_agree_with_scikit_learn_and_keep_the_splits_apart(latents):
     labels = labels_of(latents)
     cavs = fit_cavs(latents, labels, PARAMS)
     metrics = retrieval_metrics(latents, cavs, labels, latents.truth("test"), seed=0, n_boot=50)
-    assert list(metrics.columns) == list(RETRIEVAL_COLUMNS) and len(metrics) == 2 * 3 * 2 * 3
+    assert list(metrics.columns) == list(RETRIEVAL_COLUMNS) and len(metrics) == 2 * 3 * 2 * 4
     table = metrics.set_index(["layer", "kind", "metric"])["value"]
     truth = latents.has_artifact("test")
     for cav in cavs:
@@ -77,6 +79,7 @@ def test_metrics_agree_with_scikit_learn_and_keep_the_splits_apart(latents):
         for name, expected in (
             ("auroc", roc_auc_score(truth, scores)),
             ("average_precision", average_precision_score(truth, scores)),
+            ("kendall_tau", kendalltau(scores, truth).statistic),
             ("separation", (scores[truth].mean() - scores[~truth].mean()) / spread),
         ):
             assert table[cav.layer, cav.kind, f"test/biased/{name}"] == pytest.approx(expected, abs=1e-9)
@@ -84,20 +87,20 @@ def test_metrics_agree_with_scikit_learn_and_keep_the_splits_apart(latents):
         metrics["value"] <= metrics["ci_high"] + 1e-12
     ).all()
     assert set(metrics[metrics["metric"].str.startswith("val/")]["n"]) == {30}
-    assert table["late", "signal", "test/biased/auroc"] > 0.99 > 0.9 > table["early", NEURON, "test/biased/auroc"]
+    assert table["late", "signal", "test/biased/auroc"] > 0.99 > 0.9 > table["early", "neuron", "test/biased/auroc"]
 
 
 def test_the_neuron_is_chosen_on_validation(latents):
     labels = labels_of(latents)
     cavs = fit_cavs(latents, labels, PARAMS)
     metrics = retrieval_metrics(latents, cavs, labels, latents.truth("test"), seed=0, n_boot=10)
-    chosen = metrics[(metrics["kind"] == NEURON) & (metrics["layer"] == "late")]
+    chosen = metrics[(metrics["kind"] == "neuron") & (metrics["layer"] == "late")]
     assert chosen["neuron"].nunique() == 1 and chosen["neuron"].iloc[0] in range(8, 12) and set(chosen["sign"]) == {1}
     test = latents.truth("test")
     flipped = retrieval_metrics(latents, cavs, labels, test.assign(artifact=~test["artifact"]), seed=0, n_boot=10)
     assert (
-        flipped[flipped["kind"] == NEURON]["neuron"].to_numpy()
-        == metrics[metrics["kind"] == NEURON]["neuron"].to_numpy()
+        flipped[flipped["kind"] == "neuron"]["neuron"].to_numpy()
+        == metrics[metrics["kind"] == "neuron"]["neuron"].to_numpy()
     ).all()
 
 
@@ -105,7 +108,7 @@ def test_a_neuron_may_speak_with_its_silence():
     artifact = np.arange(10) < 4
     features = np.random.default_rng(0).normal(size=(10, 3))
     features[:, 1] -= 10 * artifact
-    assert best_neuron(features, artifact) == (1, -1)
+    assert best_direction(features, artifact) == (1, -1)
 
 
 def test_the_choice_looks_at_validation_only(latents):
@@ -138,3 +141,64 @@ def test_nothing_confirmed_gives_empty_results(clean_latents):
     assert metrics.empty and list(metrics.columns) == list(RETRIEVAL_COLUMNS) and choose_cav(metrics) is None
     scores = bias_scores(clean_latents, Cavs(), ("test",))
     assert list(scores.columns) == ["sample_id", "split", "class"] and len(scores) == 150
+
+
+def test_relevance_cavs_are_fitted_and_scored_on_the_same_feature(latents):
+    labels = labels_of(latents)
+    params = CavParams(kinds=("signal",), layers=("late",), features=("activations", "relevances"))
+    cavs = fit_cavs(latents, labels, params)
+    cav = cavs.find("late", "signal", "relevances")
+    raw = latents.relevances("test", "late", "sum").astype(float)
+    shares = raw / np.abs(raw).sum(1, keepdims=True)
+    scores = bias_scores(latents, cavs, ("test",))
+    assert list(scores.columns[3:]) == ["late/signal", "late/signal/relevances"]
+    np.testing.assert_allclose(scores["late/signal/relevances"], cav.scores(shares), atol=1e-9)
+    metrics = retrieval_metrics(latents, cavs, labels, latents.truth("test"), seed=0, n_boot=10)
+    assert set(metrics["feature"]) == {"activations", "relevances"} and choose_cav(metrics) == ("late", "signal")
+    assert choose_cav(metrics[metrics["feature"] == "relevances"]) is None
+
+
+def test_baselines_stand_beside_the_cavs_and_a_random_direction_is_the_worst(latents):
+    labels = labels_of(latents)
+    cavs = fit_cavs(latents, labels, PARAMS)
+    names = ("neuron", "nmf", "random")
+    metrics = retrieval_metrics(latents, cavs, labels, latents.truth("test"), seed=0, n_boot=10, baselines=names)
+    table = metrics.set_index(["layer", "kind", "metric"])["value"]
+    found = {kind: table["late", kind, "test/biased/separation"] for kind in ("signal", *names)}
+    assert found["random"] < found["signal"] and found["neuron"] < found["signal"] and found["nmf"] > 0
+    assert choose_cav(metrics)[1] not in names
+
+
+def test_nmf_parts_are_unit_directions_that_rebuild_a_mixture_of_parts():
+    rng = np.random.default_rng(0)
+    parts = np.kron(np.eye(3), np.ones(4))
+    x = rng.exponential(size=(60, 3)) @ parts
+    found = nmf_parts(x, seed=0, layer="late")
+    assert (found >= 0).all() and np.allclose(np.linalg.norm(found, axis=1), 1)
+    best = Baseline("nmf", x, 0, "late")
+    artifact = x[:, 0] > np.quantile(x[:, 0], 0.8)
+    best.choose(x, artifact)
+    first = best.choice
+    best.choose(x, ~artifact)
+    assert best.choice == first and average_precision_score(artifact, best.scores(x)) > 0.9
+
+
+def test_given_cavs_are_used_if_they_are_of_the_classifier(latents, tmp_path):
+    labels = labels_of(latents)
+    cavs = fit_cavs(latents, labels, PARAMS)
+    assert cavs.model == latents.model
+    save_cavs(tmp_path / "mine.safetensors", cavs)
+    params = CavParams(given=str(tmp_path / "mine.safetensors"))
+    used = fit_cavs(latents, labels.assign(artifact=False), params)
+    assert [c.name for c in used] == [c.name for c in cavs] and used.model == latents.model
+    np.testing.assert_array_equal(used.find("late", "ridge").vector, cavs.find("late", "ridge").vector)
+    with pytest.raises(InputError, match="fingerprint is 0000"):
+        fit_cavs(replace(latents, model="0000"), labels, params)
+    with pytest.raises(InputError, match=r"early \(24\)"):
+        save_cavs(tmp_path / "mine.safetensors", Cavs((replace(cavs.items[0], layer="none"),), latents.model))
+        fit_cavs(latents, labels, params)
+    (tmp_path / "mine.safetensors").write_bytes(b"something else")
+    with pytest.raises(InputError, match="must be a file of CAVs"):
+        fit_cavs(latents, labels, params)
+    with pytest.raises(InputError, match="No CAVs at"):
+        fit_cavs(latents, labels, CavParams(given=str(tmp_path / "other.safetensors")))

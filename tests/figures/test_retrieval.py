@@ -41,3 +41,23 @@ def test_scores_are_two_distributions_on_common_bins(draw):
     assert sum(bar.get_height() * bar.get_width() for bar in artifact) == pytest.approx(1)
     assert figure.axes[0].get_title() == "signal, layer3"
     draw(retrieval.score_figure(np.full(4, np.nan), np.zeros(4, bool)))
+
+
+def test_scores_show_samples_at_the_quantiles_of_both_groups(draw):
+    scores, labels = np.arange(20.0), np.arange(20) >= 12
+    shown = {has: retrieval.quantile_rows(scores, labels == has) for has in (False, True)}
+    assert shown[False].tolist() == [0, 6, 11] and shown[True].tolist() == [12, 16, 19]
+    images = {has: np.full((3, 8, 8, 3), 100 + 50 * has, np.uint8) for has in shown}
+    figure = draw(retrieval.score_figure(scores, labels, "scores", shown, images))
+    tiles = [axes for axes in figure.axes if axes.images]
+    assert [axes.images[0].get_array()[0, 0, 0] for axes in tiles] == [100] * 3 + [150] * 3
+    assert [axes.get_title().split()[0] for axes in tiles] == ["0.2%", "50.0%", "99.8%"] * 2
+    assert [axes.get_title().split()[1] for axes in tiles[3:]] == ["12.00", "16.00", "19.00"]
+    empty = {False: shown[False], True: retrieval.quantile_rows(scores, labels & ~labels)}
+    draw(retrieval.score_figure(scores, labels, "", empty, {False: images[False], True: images[True][:0]}))
+
+
+def test_kinds_of_relevance_vectors_are_named_so(draw):
+    table = retrieval_table()
+    both = pd.concat([table.assign(feature="activations"), table.assign(feature="relevances")])
+    assert "signal, relevances" in legend_of(draw(retrieval.comparison(both)))

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn.metrics import average_precision_score, roc_auc_score
 from tests.reference import metrics as naive
 
@@ -63,3 +64,16 @@ def test_bad_scores_are_refused():
         Ranking.of(np.zeros(3), np.zeros(2, bool))
     with pytest.raises(InputError, match="one bool"):
         Ranking.of(np.zeros(2), np.array([1, 2]))
+
+
+@pytest.mark.parametrize("decimals", [0, 8], ids=["ties", "no ties"])
+def test_kendall_tau_equals_scipy_and_is_undefined_without_two_classes(decimals):
+    rng = np.random.default_rng(0)
+    positive = rng.random(60) < 0.3
+    scores = np.round(rng.normal(size=60) + positive, decimals)
+    ranking = Ranking.of(scores, positive)
+    assert ranking.kendall_tau(np.ones((60, 1)))[0] == pytest.approx(stats.kendalltau(scores, positive).statistic)
+    kept = (rng.random(60) < 0.5).astype(float)
+    expected = stats.kendalltau(scores[kept > 0], positive[kept > 0]).statistic
+    assert ranking.kendall_tau(kept[:, None])[0] == pytest.approx(expected)
+    assert np.isnan(ranking.kendall_tau(positive[:, None].astype(float))[0])

@@ -152,6 +152,11 @@ class Latents:
         listed: Any = self.roots[0].attrs["layers"]
         return tuple(listed)
 
+    @cached_property
+    def model(self) -> str:
+        """Fingerprint of the classifier that was explained."""
+        return str(self.roots[0].attrs["model"])
+
     @property
     def sets(self) -> tuple[str, ...]:
         """`<split>/<condition>` of every image set in the stores, sorted."""

@@ -1,29 +1,23 @@
 """Concept activation vectors: directions of a layer that separate samples with an artifact from samples without."""
 
 import json
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
 from pydantic import Field, field_validator
 from safetensors import safe_open
 from safetensors.numpy import save_file
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import average_precision_score
-from sklearn.model_selection import StratifiedKFold
-from sklearn.svm import LinearSVC
 
-from xai_robustness.registry import Registry
+from xai_robustness.concepts.directions import CAV_KINDS, PATTERNS
 from xai_robustness.types import InputError, Params
 
-STRENGTHS = np.logspace(4, -5, 10)
-"""Regularisation of ridge, strongest first; the inverse of the SVM's C."""
-
-Hyperplane = tuple[np.ndarray, float]
-CAV_KINDS: Registry[Callable[[np.ndarray, np.ndarray], Hyperplane]] = Registry("kind of CAV")
+Feature = Literal["activations", "relevances"]
+BASELINES = ("neuron", "nmf", "random")
+Scaling = Literal["global", "centered", "max", "second_moment", "none"]
 
 
 class CavParams(Params):
@@ -37,11 +31,22 @@ class CavParams(Params):
     kinds: tuple[str, ...] = Field(("signal", "mean", "ridge", "svm"), min_length=1, description="kinds of CAV")
     layers: tuple[str, ...] = Field((), description="layers to fit in; empty: every layer of the latents")
     pool: str = Field("max", pattern="^(max|mean)$", description="spatial pooling of the activations")
+    scaling: Scaling = Field("global", description="scaling of the features before the fit")
+    features: tuple[Feature, ...] = Field(("activations",), min_length=1, description="activations, relevances")
+    baselines: tuple[str, ...] = Field(("neuron",), description="neuron, nmf, random; the best of each by validation")
+    given: str | None = Field(None, description="file of CAVs of the same model that are used instead of fitting")
 
     @field_validator("kinds")
     @classmethod
     def _known(cls, kinds: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(CAV_KINDS.checked(kind) for kind in kinds)
+
+    @field_validator("baselines")
+    @classmethod
+    def _baselines(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := set(names) - set(BASELINES):
+            raise ValueError(f"baselines must be of {', '.join(BASELINES)}. Got {sorted(unknown)[0]!r} instead.")
+        return names
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +63,8 @@ class Cav:
         mean_artifact: mean of `vector @ x` over the artifact samples.
         n_clean: clean samples it was fitted on.
         n_artifact: artifact samples it was fitted on.
+        feature: what it is a direction of: pooled activations, or the layer's relevances as shares (summed over
+            positions, divided by their absolute sum).
     """
 
     vector: Float[np.ndarray, " k"]
@@ -69,11 +76,12 @@ class Cav:
     mean_artifact: float
     n_clean: int
     n_artifact: int
+    feature: Feature = "activations"
 
     @property
     def name(self) -> str:
-        """`<layer>/<kind>`, the column of its scores."""
-        return f"{self.layer}/{self.kind}"
+        """`<layer>/<kind>`, the column of its scores; `<layer>/<kind>/relevances` for a direction of relevances."""
+        return f"{self.layer}/{self.kind}" + ("" if self.feature == "activations" else f"/{self.feature}")
 
     def scores(self, features: Float[np.ndarray, "n k"]) -> Float[np.ndarray, " n"]:
         """Bias scores of pooled activations, float64 (N,); positive on the artifact's side."""
@@ -82,9 +90,15 @@ class Cav:
 
 @dataclass(frozen=True, eq=False)
 class Cavs:
-    """The CAVs of a study, one a layer and kind; empty where no artifact was confirmed."""
+    """The CAVs of a study, one a layer, kind and feature; empty where no artifact was confirmed.
+
+    Attributes:
+        items: the CAVs.
+        model: fingerprint of the classifier in whose layers they live; empty where it is not known.
+    """
 
     items: tuple[Cav, ...] = ()
+    model: str = ""
 
     def __iter__(self) -> Iterator[Cav]:
         return iter(self.items)
@@ -92,10 +106,10 @@ class Cavs:
     def __len__(self) -> int:
         return len(self.items)
 
-    def find(self, layer: str, kind: str) -> Cav:
+    def find(self, layer: str, kind: str, feature: Feature = "activations") -> Cav:
         """The CAV of a layer and kind; raises InputError that lists those there are."""
         for cav in self.items:
-            if (cav.layer, cav.kind) == (layer, kind):
+            if (cav.layer, cav.kind, cav.feature) == (layer, kind, feature):
                 return cav
         names = ", ".join(cav.name for cav in self.items) or "none, since no artifact was confirmed"
         raise InputError(f"No CAV of kind '{kind}' in layer '{layer}'. There are: {names}.")
@@ -107,32 +121,35 @@ def fit_cav(
     kind: str,
     layer: str,
     pool: str = "max",
+    scaling: Scaling = "global",
+    feature: Feature = "activations",
 ) -> Cav:
     """Fit one CAV; both classes count the same, whatever their sizes.
 
-    Features are centred and divided by one number, their root mean square, before the fit, so that a strength of
-    regularisation means the same in every layer; the direction is not touched by that.
+    By default features are centred and divided by one number, their root mean square, before the fit, so that a
+    strength of regularisation means the same in every layer; the direction is not touched by that. Other scalings give
+    each feature a factor of its own, and the filter is divided by it afterwards, so that its score stays the same.
+    Patterns have no strength and know no scaling.
 
     Args:
-        features: pooled activations (N,K).
+        features: pooled activations, or relevances as shares (N,K).
         artifact: whether a sample carries the artifact (N,).
-        kind: a name of `CAV_KINDS`: signal [Pahde2025], mean, ridge or svm [Kim2018].
+        kind: a name of `CAV_KINDS`: signal, mean, median [Pahde2022], ridge, lasso, logistic, svm [Kim2018] or lda.
         layer: module path of the layer, kept with the CAV.
         pool: how the features were pooled, kept with the CAV.
+        scaling: global; centered (the mean is subtracted); max (each feature divided by its largest absolute value);
+            second_moment (divided by its root mean square); none.
+        feature: what the features are, kept with the CAV.
 
     Raises:
-        InputError: fewer than two samples with or without the artifact, or features that do not vary.
+        InputError: fewer than two samples with or without the artifact, features that are not finite or do not vary.
     """
     x = np.asarray(features, np.float64)
-    n_artifact, n_clean = int(artifact.sum()), int((~artifact).sum())
-    if min(n_artifact, n_clean) < 2:
-        raise InputError(
-            f"The artifact parameter of fit_cav must be at least 2 samples with and 2 without the artifact. "
-            f"Got {n_artifact} and {n_clean} instead. Review more samples."
-        )
-    centre = x.mean(0)
-    scale = float(np.sqrt(np.mean((x - centre) ** 2)))
-    direction, offset = CAV_KINDS[kind]((x - centre) / (scale or 1.0), artifact)
+    _check_fit(x, artifact, layer)
+    centre, scale = _scaling(x, "global" if kind in PATTERNS else scaling)
+    direction, offset = CAV_KINDS[kind]((x - centre) / scale, artifact)
+    offset -= float(direction @ (centre / scale))
+    direction = direction / scale
     length = float(np.linalg.norm(direction))
     if not (length > 0 and np.isfinite(length)):
         raise InputError(f"The features of layer '{layer}' must differ between samples with and without the artifact.")
@@ -140,122 +157,86 @@ def fit_cav(
     projected = x @ vector
     return Cav(
         vector=vector.astype(np.float32),
-        intercept=float(offset * scale / length - vector @ centre),
+        intercept=float(offset / length),
         kind=kind,
         layer=layer,
         pool=pool,
         mean_clean=float(projected[~artifact].mean()),
         mean_artifact=float(projected[artifact].mean()),
-        n_clean=n_clean,
-        n_artifact=n_artifact,
+        n_clean=int((~artifact).sum()),
+        n_artifact=int(artifact.sum()),
+        feature=feature,
     )
 
 
-def balanced_weights(artifact: Bool[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """Sample weights (N,) in (0,1], inversely proportional to the size of the class; the rarer class weighs 1."""
-    sizes = np.array([(~artifact).sum(), artifact.sum()], np.float64)
-    return (sizes.min() / sizes)[artifact.astype(int)]
+def _check_fit(x: np.ndarray, artifact: np.ndarray, layer: str) -> None:
+    n_artifact, n_clean = int(artifact.sum()), int((~artifact).sum())
+    if min(n_artifact, n_clean) < 2:
+        raise InputError(
+            f"The artifact parameter of fit_cav must be at least 2 samples with and 2 without the artifact. "
+            f"Got {n_artifact} and {n_clean} instead. Review more samples."
+        )
+    if not np.isfinite(x).all():
+        raise InputError(
+            f"The features parameter of fit_cav must be finite. Got {int((~np.isfinite(x)).sum())} other values in "
+            f"layer '{layer}' instead: check the classifier's training."
+        )
 
 
-def _midpoint(x: np.ndarray, artifact: np.ndarray, direction: np.ndarray) -> Hyperplane:
-    return direction, float(-0.5 * direction @ (x[artifact].mean(0) + x[~artifact].mean(0)))
+def _scaling(x: np.ndarray, scaling: Scaling) -> tuple[np.ndarray, np.ndarray]:
+    """What is subtracted from the features (K,), and what they are divided by (K,)."""
+    k = x.shape[1]
+    centre = x.mean(0) if scaling in ("global", "centered") else np.zeros(k)
+    scale = {
+        "global": lambda: np.full(k, np.sqrt(np.mean((x - centre) ** 2))),
+        "max": lambda: np.abs(x).max(0),
+        "second_moment": lambda: np.sqrt(np.mean(x**2, axis=0)),
+    }.get(scaling, lambda: np.ones(k))()
+    return centre, np.where(scale > 0, scale, 1.0)
 
 
-@CAV_KINDS.register("signal")
-def signal_direction(x: Float[np.ndarray, "n k"], artifact: Bool[np.ndarray, " n"]) -> Hyperplane:
-    """Pattern CAV cov(x, y) / var(y) of every feature, threshold halfway between the class means [Pahde2025]."""
-    weights = balanced_weights(artifact)
-    y = np.where(artifact, 1.0, -1.0)
-    y = y - np.average(y, weights=weights)
-    covariance = (weights * y) @ (x - np.average(x, axis=0, weights=weights))
-    return _midpoint(x, artifact, covariance / (weights @ y**2))
+def given_cavs(path: Path, model: str, sizes: Mapping[str, int]) -> Cavs:
+    """CAVs of a file, instead of fitting: exported by an earlier run for the same classifier.
 
+    Args:
+        path: a file of `save_cavs`.
+        model: fingerprint of the classifier that they will be used with.
+        sizes: layer -> number of its channels.
 
-@CAV_KINDS.register("mean")
-def mean_direction(x: Float[np.ndarray, "n k"], artifact: Bool[np.ndarray, " n"]) -> Hyperplane:
-    """Difference of the class means, threshold halfway between them; the same direction as `signal`."""
-    return _midpoint(x, artifact, x[artifact].mean(0) - x[~artifact].mean(0))
-
-
-@CAV_KINDS.register("ridge")
-def ridge_direction(x: Float[np.ndarray, "n k"], artifact: Bool[np.ndarray, " n"]) -> Hyperplane:
-    """Ridge regression on targets -1 and 1; its strength maximises the cross-validated average precision."""
-
-    def decide(train: np.ndarray, test: np.ndarray) -> np.ndarray:
-        coefficients, intercepts = ridge_path(x[train], artifact[train], STRENGTHS)
-        return coefficients @ x[test].T + intercepts[:, None]
-
-    best = _best_strength(artifact, decide)
-    coefficients, intercepts = ridge_path(x, artifact, STRENGTHS[[best]])
-    return coefficients[0], float(intercepts[0])
-
-
-@CAV_KINDS.register("svm")
-def svm_direction(x: Float[np.ndarray, "n k"], artifact: Bool[np.ndarray, " n"]) -> Hyperplane:
-    """Linear support vector machine, balanced; its C maximises the cross-validated average precision [Kim2018]."""
-
-    def fit(rows: np.ndarray, strength: float) -> LinearSVC:
-        svm = LinearSVC(C=1 / strength, class_weight="balanced", random_state=0, max_iter=3000)
-        return svm.fit(x[rows], artifact[rows])
-
-    def decide(train: np.ndarray, test: np.ndarray) -> np.ndarray:
-        return np.stack([fit(train, strength).decision_function(x[test]) for strength in STRENGTHS])
-
-    with warnings.catch_warnings():  # a weakly regularised candidate may stop early: it is judged by its precision
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        best = fit(np.arange(len(x)), STRENGTHS[_best_strength(artifact, decide)])
-    return best.coef_[0], float(best.intercept_[0])
-
-
-def ridge_path(
-    x: Float[np.ndarray, "n k"], artifact: Bool[np.ndarray, " n"], strengths: Float[np.ndarray, " s"]
-) -> tuple[Float[np.ndarray, "s k"], Float[np.ndarray, " s"]]:
-    """Class-balanced ridge solutions with intercept for all strengths, from one eigendecomposition.
-
-    Minimises sum_i w_i (y_i - b - x_i . v)^2 + strength |v|^2 with y in {-1, 1} and `balanced_weights`; decomposes
-    the smaller of the two Gram matrices.
-
-    Returns:
-        Coefficients (S,K) and intercepts (S,).
+    Raises:
+        InputError: no such file, not a file of CAVs, of another classifier, or of layers that are not there.
     """
-    weights = balanced_weights(artifact)
-    y = np.where(artifact, 1.0, -1.0)
-    x_mean, y_mean = np.average(x, axis=0, weights=weights), np.average(y, weights=weights)
-    root = np.sqrt(weights)
-    a, t = root[:, None] * (x - x_mean), root * (y - y_mean)
-    tall = a.shape[0] >= a.shape[1]
-    values, basis = np.linalg.eigh(a.T @ a if tall else a @ a.T)
-    shrink = 1 / (np.maximum(values, 0) + np.asarray(strengths)[:, None])
-    right = basis.T @ (a.T @ t if tall else t)
-    coefficients = (shrink * right) @ basis.T
-    coefficients = coefficients if tall else coefficients @ a
-    return coefficients, y_mean - coefficients @ x_mean
-
-
-def stratified_folds(artifact: Bool[np.ndarray, " n"], n_folds: int = 5) -> StratifiedKFold:
-    """Folds that each hold both classes: as many as `n_folds`, fewer where a class is small, at least two."""
-    smallest = int(min(artifact.sum(), (~artifact).sum()))
-    return StratifiedKFold(max(2, min(n_folds, smallest)), shuffle=True, random_state=0)
-
-
-def _best_strength(artifact: np.ndarray, decide: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> int:
-    """Index of the strength with the best mean average precision; among equals the strongest."""
-    folds = [
-        [average_precision_score(artifact[test], scores) for scores in decide(train, test)]
-        for train, test in stratified_folds(artifact).split(artifact, artifact)
-    ]
-    return int(np.argmax(np.round(np.mean(folds, axis=0), 9)))
+    if not path.is_file():
+        raise InputError(f"No CAVs at {path}. Correct the parameter sample_retrieval.cavs.given, or set it to null.")
+    try:
+        cavs = load_cavs(path)
+    except Exception as error:
+        raise InputError(f"{path.name} must be a file of CAVs as this project exports them. {error}") from None
+    if cavs.model != model:
+        raise InputError(
+            f"The CAVs in {path.name} must be of the classifier in use, whose fingerprint is {model}. They are of "
+            f"{cavs.model or 'an unknown one'}. Export them again from a run with this classifier."
+        )
+    for cav in cavs:
+        if sizes.get(cav.layer) != len(cav.vector):
+            raise InputError(
+                f"The CAV {cav.name} in {path.name} must have a layer of the latents and its number of channels. Got "
+                f"{len(cav.vector)} channels; the layers are {', '.join(f'{k} ({v})' for k, v in sizes.items())}."
+            )
+    return cavs
 
 
 def save_cavs(path: Path, cavs: Cavs) -> None:
     """Write CAVs as one safetensors file; everything but the vectors is JSON in its metadata."""
     records = [{key: value for key, value in asdict(cav).items() if key != "vector"} for cav in cavs]
     vectors = {f"cav_{i}": cav.vector for i, cav in enumerate(cavs)}
-    save_file(vectors, path, metadata={"cavs": json.dumps(records)})
+    save_file(vectors, path, metadata={"cavs": json.dumps(records), "model": cavs.model})
 
 
 def load_cavs(path: Path) -> Cavs:
     """Read what `save_cavs` wrote."""
     with safe_open(path, framework="numpy") as file:
-        records = json.loads(file.metadata()["cavs"])
-        return Cavs(tuple(Cav(vector=file.get_tensor(f"cav_{i}"), **record) for i, record in enumerate(records)))
+        about = file.metadata()
+        records = json.loads(about["cavs"])
+        items = tuple(Cav(vector=file.get_tensor(f"cav_{i}"), **record) for i, record in enumerate(records))
+        return Cavs(items, about.get("model", ""))

@@ -1,21 +1,21 @@
 """Sample retrieval: CAVs from artifact labels, bias scores, and how well they find the samples with the artifact."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
-from xai_robustness.concepts.cav import CavParams, Cavs, fit_cav
+from xai_robustness.concepts.baselines import Baseline
+from xai_robustness.concepts.cav import BASELINES, CavParams, Cavs, Feature, fit_cav, given_cavs
 from xai_robustness.concepts.samples import LatentsReader, rows_of, sample_table
+from xai_robustness.concepts.separability import latent_features
 from xai_robustness.metrics.bootstrap import N_BOOT, Resamples, bootstrap
 from xai_robustness.metrics.ranking import Ranking
 from xai_robustness.types import METRIC_COLUMNS, InputError
 
-NEURON = "neuron"
-"""The kind under which the best single neuron of a layer stands beside the CAVs."""
-
-RETRIEVAL_COLUMNS = ("layer", "kind", "neuron", "sign", *METRIC_COLUMNS)
+RETRIEVAL_COLUMNS = ("layer", "kind", "feature", "neuron", "sign", *METRIC_COLUMNS)
 
 
 def suspect_classes(artifact_labels: pd.DataFrame) -> list[int]:
@@ -28,7 +28,8 @@ def suspect_classes(artifact_labels: pd.DataFrame) -> list[int]:
 def fit_cavs(latents: LatentsReader, artifact_labels: pd.DataFrame, params: CavParams) -> Cavs:
     """Fit every kind of CAV in every layer on the train samples of the classes with a confirmed artifact.
 
-    Classes without one join as clean samples only where a class carries the artifact throughout.
+    Classes without one join as clean samples only where a class carries the artifact throughout. Where CAVs are given,
+    they are checked against the classifier and used instead.
 
     Args:
         latents: of the biased train split.
@@ -38,25 +39,39 @@ def fit_cavs(latents: LatentsReader, artifact_labels: pd.DataFrame, params: CavP
     Returns:
         The CAVs; empty where nothing was confirmed or fewer than two samples carry the artifact.
     """
+    layers = params.layers or latents.layers
+    if params.given is not None:
+        sizes = {layer: latents.activations("train", layer, params.pool).shape[1] for layer in latents.layers}
+        return given_cavs(Path(params.given), latents.model, sizes)
     train = artifact_labels[artifact_labels["split"] == "train"]
     scope = train[train["class"].isin(suspect_classes(artifact_labels))]
     scope = train if (~scope["artifact"]).sum() < 2 and len(scope) else scope
     if scope["artifact"].sum() < 2:
-        return Cavs()
+        return Cavs(model=latents.model)
     rows, places = rows_of(latents.sample_ids("train"), scope["sample_id"].to_numpy())
     artifact = scope["artifact"].to_numpy(bool)[places]
     items = []
-    for layer in params.layers or latents.layers:
-        features = latents.activations("train", layer, params.pool)[rows]
-        items += [fit_cav(features, artifact, kind, layer, params.pool) for kind in params.kinds]
-    return Cavs(tuple(items))
+    for feature in params.features:
+        for layer in layers:
+            x = features_of(latents, "train", layer, params.pool, feature)[rows]
+            items += [fit_cav(x, artifact, k, layer, params.pool, params.scaling, feature) for k in params.kinds]
+    return Cavs(tuple(items), latents.model)
+
+
+def features_of(
+    latents: LatentsReader, split: str, layer: str, pool: str, feature: Feature
+) -> Float[np.ndarray, "n k"]:
+    """What a CAV is fitted on and scores: pooled activations, or relevances as shares; the same on both sides."""
+    if feature == "activations":
+        return latents.activations(split, layer, pool)
+    return latent_features(latents.relevances(split, layer, "sum"))
 
 
 def bias_scores(latents: LatentsReader, cavs: Cavs, splits: Iterable[str]) -> pd.DataFrame:
     """Bias scores of all samples: sample_id, split, class and a column `<layer>/<kind>` a CAV, positive = artifact."""
     tables = []
     for split in splits:
-        columns = {cav.name: cav.scores(latents.activations(split, cav.layer, cav.pool)) for cav in cavs}
+        columns = {c.name: c.scores(features_of(latents, split, c.layer, c.pool, c.feature)) for c in cavs}
         tables.append(pd.concat([sample_table(latents, (split,)), pd.DataFrame(columns)], axis=1))
     return pd.concat(tables, ignore_index=True)
 
@@ -68,12 +83,13 @@ def retrieval_metrics(
     truth: pd.DataFrame | None,
     seed: int,
     n_boot: int = N_BOOT,
+    baselines: Sequence[str] = ("neuron",),
 ) -> pd.DataFrame:
-    """AUROC, average precision and separation of the bias scores, of each CAV and of each layer's best single neuron.
+    """AUROC, average precision, Kendall's tau and separation of the bias scores of each CAV and of the baselines.
 
     `val/biased/…` judges by the reviewed validation labels and serves selection (`train/biased/…`, in sample, where
-    those lack a class); `test/biased/…` judges all test samples by the truth, where it is known. The neuron and its
-    sign are chosen by average precision on the same samples that serve selection. Separation is the distance of the
+    those lack a class); `test/biased/…` judges all test samples by the truth, where it is known. Baselines are chosen
+    with their sign by average precision on the same samples that serve selection. Separation is the distance of the
     two means in pooled standard deviations.
 
     Args:
@@ -81,48 +97,43 @@ def retrieval_metrics(
         cavs: of `fit_cavs`.
         artifact_labels: of `review.refine_labels`.
         truth: sample_id and artifact of biased test, or None.
-        seed: the run's seed, for the intervals.
+        seed: the run's seed, for the intervals and random directions.
         n_boot: bootstrap replicates.
+        baselines: of `cav.BASELINES`.
 
     Returns:
-        `RETRIEVAL_COLUMNS`; neuron and sign are -1 and 0 for CAVs; empty where there are no CAVs.
+        `RETRIEVAL_COLUMNS`; `neuron` is the number of the chosen neuron or direction and `sign` its sign, -1 and 0 for
+        CAVs; `feature` is what is scored. Empty where there are no CAVs.
     """
     rows: list[tuple] = []
     judged = _judged_splits(artifact_labels, truth)
-    for layer in dict.fromkeys(cav.layer for cav in cavs):
-        ours = [cav for cav in cavs if cav.layer == layer]
-        neuron: tuple[int, int] | None = None
+    for layer, feature in dict.fromkeys((cav.layer, cav.feature) for cav in cavs):
+        ours = [cav for cav in cavs if (cav.layer, cav.feature) == (layer, feature)]
+        train = features_of(latents, "train", layer, ours[0].pool, feature)
+        chosen = {name: Baseline(name, train, seed, layer) for name in baselines}
         for split, said in judged:
             places, there = rows_of(latents.sample_ids(split), said["sample_id"].to_numpy())
             artifact = said["artifact"].to_numpy(bool)[there]
-            features = np.asarray(latents.activations(split, layer, ours[0].pool)[places], np.float64)
-            neuron = neuron or best_neuron(features, artifact)
+            x = np.asarray(features_of(latents, split, layer, ours[0].pool, feature)[places], np.float64)
             for cav in ours:
-                rows += _metric_rows((layer, cav.kind, -1, 0), split, cav.scores(features), artifact, seed, n_boot)
-            scores = neuron[1] * features[:, neuron[0]]
-            rows += _metric_rows((layer, NEURON, *neuron), split, scores, artifact, seed, n_boot)
+                subject = (layer, cav.kind, feature, -1, 0)
+                rows += _metric_rows(subject, split, cav.scores(x), artifact, seed, n_boot)
+            for name, baseline in chosen.items():
+                subject = (layer, name, feature, *baseline.choose(x, artifact))
+                rows += _metric_rows(subject, split, baseline.scores(x), artifact, seed, n_boot)
     return pd.DataFrame(rows, columns=list(RETRIEVAL_COLUMNS))
-
-
-def best_neuron(features: Float[np.ndarray, "n k"], artifact: Bool[np.ndarray, " n"]) -> tuple[int, int]:
-    """The neuron and sign (1 or -1) whose activation has the best average precision; the first among equals."""
-    once = np.ones((len(artifact), 1))
-    signed = [
-        (Ranking.of(s * column, artifact).average_precision(once)[0], s) for column in features.T for s in (1, -1)
-    ]
-    best = int(np.argmax(np.round([value for value, _ in signed], 9)))
-    return best // 2, signed[best][1]
 
 
 def choose_cav(metrics: pd.DataFrame) -> tuple[str, str] | None:
     """Layer and kind of the CAV that finds the artifact best on validation; None where there are no CAVs.
 
-    Best average precision, then AUROC, then separation of the two groups; no test number is looked at.
+    Best average precision, then AUROC, then separation of the two groups; no test number is looked at, and directions
+    of relevances, which nothing later can use, are left out.
 
     Args:
         metrics: of `retrieval_metrics`.
     """
-    cavs = metrics[metrics["kind"] != NEURON]
+    cavs = metrics[~metrics["kind"].isin(BASELINES) & (metrics["feature"] == "activations")]
     if cavs.empty:
         return None
     selection = [split for split in ("val", "train") if cavs["metric"].str.startswith(f"{split}/").any()]
@@ -150,6 +161,7 @@ def _metric_rows(
     statistics = {
         "auroc": ranking.auroc,
         "average_precision": ranking.average_precision,
+        "kendall_tau": ranking.kendall_tau,
         "separation": lambda weights: _separations(scores, artifact, weights),
     }
     return [

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, model_validator
 
-from xai_robustness.concepts.cav import fit_cav, stratified_folds
+from xai_robustness.concepts.cav import fit_cav
+from xai_robustness.concepts.directions import stratified_folds
 from xai_robustness.concepts.samples import SAMPLE_COLUMNS, LatentsReader, rows_of, sample_table
 from xai_robustness.concepts.separability import separation
 from xai_robustness.metrics.ranking import average_precision

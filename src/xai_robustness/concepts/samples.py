@@ -18,6 +18,11 @@ class LatentsReader(Protocol):
         """Inspected layers, from the input to the output."""
         ...
 
+    @property
+    def model(self) -> str:
+        """Fingerprint of the classifier."""
+        ...
+
     def activations(self, split: str, layer: str, pool: str) -> np.ndarray:
         """Pooled activations (N,K)."""
         ...

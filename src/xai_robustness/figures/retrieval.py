@@ -1,51 +1,106 @@
 """How well concept vectors retrieve artifact samples."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int, UInt8
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from xai_robustness.figures.style import (
     BLUE,
+    FONT,
     VERMILLION,
     blank,
     colours_of,
     errors,
+    frame,
     grid,
     key,
     legend_below,
     markers_of,
+    new_figure,
+    pixels,
     rows_of,
+    show_image,
     styled,
     words,
 )
 
+QUANTILES = (0.002, 0.5, 0.998)
+"""Quantiles of the scores of each group at which a sample is shown."""
+
+GROUPS = ((False, "without artifact", BLUE, None), (True, "with artifact", VERMILLION, "///"))
+
+
+def quantile_rows(scores: Float[np.ndarray, " n"], inside: Bool[np.ndarray, " n"]) -> Int[np.ndarray, " q"]:
+    """Rows of the samples of a group whose scores lie nearest to the `QUANTILES` of the group; none of an empty one.
+
+    Example:
+        >>> quantile_rows(np.array([5.0, 1.0, 3.0, 9.0]), np.array([True, True, True, False])).tolist()
+        [1, 2, 0]
+    """
+    rows = np.flatnonzero(inside & np.isfinite(scores))
+    if len(rows) == 0:
+        return rows
+    order = rows[np.argsort(scores[rows], kind="stable")]
+    return order[np.round(np.array(QUANTILES) * (len(order) - 1)).astype(int)]
+
 
 @styled
-def score_figure(scores: Float[np.ndarray, " n"], labels: Bool[np.ndarray, " n"], title: str = "") -> Figure:
-    """Distribution of the bias score of samples without and with the artifact, each of area 1.
+def score_figure(
+    scores: Float[np.ndarray, " n"],
+    labels: Bool[np.ndarray, " n"],
+    title: str = "",
+    shown: Mapping[bool, Int[np.ndarray, " q"]] | None = None,
+    images: Mapping[bool, UInt8[np.ndarray, "q h w c"]] | None = None,
+) -> Figure:
+    """Distribution of the bias score of samples without and with the artifact, each of area 1, and some of them.
 
     Args:
         scores: bias scores; NaN is left out.
         labels: whether the sample carries the artifact.
         title: what the scores are of.
+        shown: for both groups, the rows of samples that are shown, from `quantile_rows`.
+        images: for both groups, their images.
     """
-    figure, axes = grid(1, 1, 5.6, 3.4)
-    panel, finite, labels = axes[0, 0], np.isfinite(scores), np.asarray(labels, dtype=bool)
-    bins = np.histogram_bin_edges(scores[finite], bins=30) if finite.any() else 1
-    for has, name, colour, hatch in (
-        (False, "without artifact", BLUE, None),
-        (True, "with artifact", VERMILLION, "///"),
-    ):
+    labels = np.asarray(labels, dtype=bool)
+    if not shown or images is None or not any(len(rows) for rows in shown.values()):
+        figure, axes = grid(1, 1, 5.6, 3.4)
+        _histogram(axes[0, 0], scores, labels, title)
+        legend_below(figure, *axes[0, 0].get_legend_handles_labels())
+        return figure
+    figure = new_figure(7.0, 5.2)
+    halves: Any = figure.subfigures(2, 1, height_ratios=(2.2, 1))
+    panel, below = halves
+    axis = panel.subplots()
+    _histogram(axis, scores, labels, title)
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
+    tiles = below.subplots(1, 2 * len(QUANTILES))
+    for (has, _, colour, _), first in zip(GROUPS, (0, len(QUANTILES))):
+        for place, row in enumerate(shown[has]):
+            tile = tiles[first + place]
+            show_image(tile, pixels(images[has])[place])
+            frame(tile, colour, 2.0)
+            tile.set_title(f"{QUANTILES[place]:.1%}\n{scores[row]:.2f}", fontsize=FONT - 1)
+            axis.axvline(scores[row], color=colour, linewidth=0.8, linestyle=":")
+    for tile in tiles:
+        if not tile.images:
+            tile.set_axis_off()
+    return figure
+
+
+def _histogram(panel: Axes, scores: np.ndarray, labels: np.ndarray, title: str) -> None:
+    finite = np.isfinite(scores)
+    bins: Any = np.histogram_bin_edges(scores[finite], bins=30) if finite.any() else 1
+    for has, name, colour, hatch in GROUPS:
         chosen = scores[finite & (labels == has)]
         if len(chosen):
             label = f"{name} (n = {len(chosen)})"
             panel.hist(chosen, bins, density=True, alpha=0.55, color=colour, hatch=hatch, edgecolor=colour, label=label)
     panel.set(xlabel="bias score (projection on the concept vector)", ylabel="density", title=title)
-    legend_below(figure, *panel.get_legend_handles_labels())
-    return figure
 
 
 @styled
@@ -58,6 +113,9 @@ def comparison(retrieval_metrics: pd.DataFrame, metrics: tuple[str, ...] = ("aur
     """
     if retrieval_metrics.empty:
         return blank("No concept vector was fitted.")
+    ours = retrieval_metrics.get("feature", "activations")
+    suffix = np.where(ours == "activations", "", ", relevances")
+    retrieval_metrics = retrieval_metrics.assign(kind=retrieval_metrics["kind"] + suffix)
     layers = list(dict.fromkeys(retrieval_metrics["layer"]))
     kinds = list(dict.fromkeys(retrieval_metrics["kind"]))
     colours, markers = colours_of(kinds), markers_of(kinds)

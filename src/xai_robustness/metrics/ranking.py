@@ -82,6 +82,26 @@ class Ranking:
         precision = _ratio(found, _from_end(ranked)[start], empty=0.0)
         return _ratio((ranked[places] * precision).sum(axis=0), ranked[places].sum(axis=0))
 
+    def kendall_tau(self, weights: Weights) -> Float[np.ndarray, " b"]:
+        """Kendall's tau-b in [-1,1] between score and label, of each weighting by whole multiplicities [Kendall1945].
+
+        Ties are between different samples: copies of one do not make a replicate look more ordered than the sample is.
+
+        Args:
+            weights: (N,b) counts of each sample, in the order of the scores given to `of`.
+
+        Returns:
+            (b,); NaN, meaning undefined, where all scores or all labels are the same.
+        """
+        ranked = weights[self.order]
+        total = ranked.sum(axis=0)
+        positives = ranked[self.positive].sum(axis=0)
+        apart = positives * (total - positives)
+        groups = np.add.reduceat(ranked, np.unique(self.first), axis=0)
+        untied = (total * (total - 1) - (groups**2).sum(axis=0) + (ranked**2).sum(axis=0)) / 2
+        surplus = (2 * np.nan_to_num(self.auroc(weights)) - 1) * apart
+        return _ratio(surplus, np.sqrt(apart * untied))
+
 
 def _from_end(values: Weights) -> Weights:
     return np.cumsum(values[::-1], axis=0)[::-1]

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from xai_robustness.concepts.cav import CAV_KINDS
+from xai_robustness.concepts.directions import CAV_KINDS
 from xai_robustness.mitigation.penalties import AGGREGATIONS, CRITERIA
 from xai_robustness.types import NEUTRAL, InputError, Params
 

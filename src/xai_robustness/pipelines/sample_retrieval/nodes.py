@@ -10,8 +10,8 @@ from xai_robustness.concepts.params import RetrievalParams
 from xai_robustness.concepts.retrieval import bias_scores, choose_cav, fit_cavs, retrieval_metrics
 from xai_robustness.concepts.review import refine_labels, review_suspects
 from xai_robustness.concepts.samples import sample_table
-from xai_robustness.datasets.base import ImageSet
-from xai_robustness.figures.retrieval import comparison, score_figure
+from xai_robustness.datasets.base import ImageSet, take
+from xai_robustness.figures.retrieval import comparison, quantile_rows, score_figure
 
 
 def review_samples(
@@ -41,7 +41,7 @@ def fit_concept_vectors(artifact_labels: pd.DataFrame, latents: Latents, params:
 
 def choose_vector(latents: Latents, cavs: Cavs, artifact_labels: pd.DataFrame, seed: int) -> dict[str, str]:
     """Layer and kind of the vector that finds the artifact best on reviewed validation samples; empty without one."""
-    chosen = choose_cav(retrieval_metrics(latents, cavs, artifact_labels, None, seed, n_boot=1))
+    chosen = choose_cav(retrieval_metrics(latents, cavs, artifact_labels, None, seed, n_boot=1, baselines=()))
     return {"layer": chosen[0], "kind": chosen[1]} if chosen else {}
 
 
@@ -51,6 +51,7 @@ def score_samples(
     cavs: Cavs,
     artifact_labels: pd.DataFrame,
     images_report: dict[str, ImageSet],
+    params: RetrievalParams,
     seed: int,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Bias scores of all samples, and how well they find the artifact on validation and test samples."""
@@ -60,19 +61,28 @@ def score_samples(
     scores = bias_scores(both, cavs, ("train", "val", "test"))
     truths = pd.concat([artifact_labels[["sample_id", "artifact"]], truth], ignore_index=True)
     scores = scores.merge(truths, on="sample_id", how="left")
-    return scores, retrieval_metrics(both, cavs, artifact_labels, truth, seed)
+    return scores, retrieval_metrics(both, cavs, artifact_labels, truth, seed, baselines=params.cavs.baselines)
 
 
 def plot_retrieval(
-    bias_scores: pd.DataFrame, retrieval_metrics: pd.DataFrame, chosen_cav: dict[str, str]
+    bias_scores: pd.DataFrame,
+    retrieval_metrics: pd.DataFrame,
+    chosen_cav: dict[str, str],
+    images_report: dict[str, ImageSet],
 ) -> tuple[Figure, Figure]:
-    """Draw the chosen vector's scores on test samples, and retrieval by layer and kind."""
+    """Draw the chosen vector's scores on test samples with images at their quantiles, and retrieval by kind."""
     test = bias_scores[bias_scores.split == "test"]
     reported = retrieval_metrics[retrieval_metrics.metric.str.startswith("test/")]
     if not chosen_cav:
         none = np.zeros(0)
         return score_figure(none, none.astype(bool), "No artifact was confirmed"), comparison(reported)
     name = "{layer}/{kind}".format(**chosen_cav)
-    scores = test[name].to_numpy(float)
+    scores, artifact = test[name].to_numpy(float), test.artifact.to_numpy(bool)
+    images = images_report["test/biased"]
+    order = np.argsort(images.sample_ids)
+    rows = order[np.searchsorted(images.sample_ids[order], test.sample_id.to_numpy())]
+    shown = {has: quantile_rows(scores, artifact == has) for has in (False, True)}
+    pictures = {has: take(images.images, np.sort(rows[at])) for has, at in shown.items()}
+    pictures = {has: found[np.argsort(np.argsort(rows[shown[has]]))] for has, found in pictures.items()}
     title = f"Bias scores of test samples, {name}"
-    return score_figure(scores, test.artifact.to_numpy(bool), title), comparison(reported)
+    return score_figure(scores, artifact, title, shown, pictures), comparison(reported)

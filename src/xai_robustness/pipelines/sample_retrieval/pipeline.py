@@ -44,13 +44,21 @@ def create_pipeline() -> Pipeline:
             ),
             node(
                 score_samples,
-                ["latents", "report_latents", "cavs", "artifact_labels", "images_report", "params:seed"],
+                [
+                    "latents",
+                    "report_latents",
+                    "cavs",
+                    "artifact_labels",
+                    "images_report",
+                    "params:sample_retrieval",
+                    "params:seed",
+                ],
                 ["bias_scores", "retrieval_metrics"],
                 name="score_samples",
             ),
             node(
                 plot_retrieval,
-                ["bias_scores", "retrieval_metrics", "chosen_cav"],
+                ["bias_scores", "retrieval_metrics", "chosen_cav", "images_report"],
                 ["bias_score_figure", "retrieval_figure"],
                 name="plot_retrieval",
             ),
