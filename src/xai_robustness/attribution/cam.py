@@ -1,46 +1,224 @@
-"""Class activation maps."""
+"""Class activation maps: a layer's activations, weighted by what they mean for the target, upsampled to the image."""
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from xai_robustness.attribution.base import ATTRIBUTORS, Attributor
-from xai_robustness.models.zoo import check_layer, inspected_layers, split
+from xai_robustness.attribution.base import ATTRIBUTORS, Attributor, check_inputs, check_targets
+from xai_robustness.attribution.positions import channels_first, upsample
+from xai_robustness.models.modes import borrow
+from xai_robustness.models.zoo import check_layer, inspected_layers
 from xai_robustness.types import InputError
 
+Evidence = dict[str, tuple[Float[Tensor, "b k ..."], Float[Tensor, "b k ..."]]]
 
-@ATTRIBUTORS.register("grad_cam")
-class GradCam(Attributor):
-    """Grad-CAM: relu(Σ_k mean(∂f_t/∂a_k) a_k) of a layer, upsampled bilinearly to the image [Selvaraju2017].
 
-    The layer's activations are computed without a graph; gradients flow through the rest of the model alone.
+class LayerMap(Attributor):
+    """Base of the maps that activations and their gradients give; any layer, and several in one pass.
 
     Args:
-        model: sequence of stages.
-        layer: stage with positions; by default the last inspected layer.
+        model: classifier.
+        layer: any module with positions, (B,K,H,W) or tokens (B,T,K); by default the last inspected layer.
         batch_size: images at once.
+        signed: keep the evidence against the target; the papers' maps are cut at 0.
     """
 
     heatmaps = True
 
-    def __init__(self, model: nn.Sequential, layer: str | None = None, batch_size: int = 64) -> None:
+    def __init__(
+        self, model: nn.Sequential, layer: str | None = None, batch_size: int = 64, signed: bool = False
+    ) -> None:
         super().__init__(model, batch_size)
-        self.layer = check_layer(model, layer if layer is not None else inspected_layers(model)[-1])
+        self.layer = known_layer(model, layer if layer is not None else inspected_layers(model)[-1])
+        self.signed = signed
 
-    def attribute(self, images: Float[Tensor, "b c h w"], targets: Int64[Tensor, " b"]) -> Float[Tensor, "b 1 h w"]:
-        """Maps of one batch, one channel, never negative."""
-        prefix, suffix = split(self.model, self.layer)
-        with torch.no_grad():
-            activation = prefix(images)
-        if activation.ndim != 4:
-            raise InputError(
-                f"The layer parameter of GradCam must be a layer with positions (B,K,H,W). "
-                f"Got '{self.layer}' of shape {tuple(activation.shape)} instead."
-            )
-        activation.requires_grad_()
-        with torch.enable_grad():
-            total = suffix(activation).gather(1, targets[:, None]).sum()
-        (gradient,) = torch.autograd.grad(total, activation)
-        weighted = (gradient.mean((2, 3), keepdim=True) * activation.detach()).sum(1, keepdim=True).relu()
-        return F.interpolate(weighted, size=images.shape[2:], mode="bilinear", align_corners=False)
+    def maps(
+        self, images: Float[Tensor, "n c ..."], targets: Int64[Tensor, " n"], layers: Sequence[str]
+    ) -> dict[str, Float[Tensor, "n 1 ..."]]:
+        """Maps of several layers, from one forward and one backward pass.
+
+        Args:
+            images: (N,C,H,W) in [0,1].
+            targets: (N,) explained classes.
+            layers: modules with positions.
+
+        Returns:
+            Layer -> maps (N,1,H,W) of the images' size.
+
+        Raises:
+            InputError: unknown layers, layers without positions.
+        """
+        check_inputs(type(self).__name__, images, targets)
+        for layer in layers:
+            known_layer(self.model, layer)
+        parts = []
+        with torch.inference_mode(False), borrow(self.model):
+            check_targets(type(self).__name__, self.model, images, targets)
+            for start in range(0, len(images), self.batch_size):
+                rows = slice(start, start + self.batch_size)
+                parts.append(self._batch(images[rows].detach(), targets[rows], layers))
+        return {layer: torch.cat([part[layer] for part in parts]) for layer in layers}
+
+    def attribute(self, images: Float[Tensor, "b c ..."], targets: Int64[Tensor, " b"]) -> Float[Tensor, "b 1 ..."]:
+        """Maps of one batch, one channel."""
+        return self._batch(images, targets, [self.layer])[self.layer]
+
+    def _batch(self, images: Tensor, targets: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        shape = images.shape[1:]
+        found = {}
+        for layer, (activation, gradient) in self.evidence(images, targets, layers).items():
+            small = self.combine(activation, gradient)
+            found[layer] = upsample(small if self.signed else small.relu(), shape).detach()
+        return found
+
+    def evidence(self, images: Tensor, targets: Tensor, layers: Sequence[str]) -> Evidence:
+        """Layer -> activations and the gradients of the objective, channels first; the graph starts at the layers."""
+        with torch.enable_grad(), started_at(self.model, layers) as outputs:
+            total = self.objective(self.model(images), targets).sum()
+        gradients = torch.autograd.grad(total, [outputs[layer] for layer in layers], allow_unused=True)
+        found: Evidence = {}
+        for layer, gradient in zip(layers, gradients):
+            activation = outputs[layer].detach()
+            gradient = torch.zeros_like(activation) if gradient is None else gradient
+            name, shape = type(self).__name__, images.shape[1:]
+            found[layer] = tuple(channels_first(part, shape, name, layer) for part in (activation, gradient))  # type: ignore[assignment]
+        return found
+
+    def objective(self, logits: Float[Tensor, "b k"], targets: Int64[Tensor, " b"]) -> Float[Tensor, " b"]:
+        """What is explained: the target logit."""
+        return logits.gather(1, targets[:, None])[:, 0]
+
+    @abstractmethod
+    def combine(
+        self, activation: Float[Tensor, "b k ..."], gradient: Float[Tensor, "b k ..."]
+    ) -> Float[Tensor, "b ..."]:
+        """The map at the layer's resolution, before it is cut at 0."""
+
+
+@ATTRIBUTORS.register("grad_cam")
+class GradCam(LayerMap):
+    """Grad-CAM: channels weighted by their mean gradient, relu(Σ_k mean(∂f_t/∂a_k) a_k) [Selvaraju2017]."""
+
+    def combine(self, activation: Tensor, gradient: Tensor) -> Tensor:
+        """Σ_k mean(g_k) a_k."""
+        return (_mean(gradient) * activation).sum(1)
+
+
+@ATTRIBUTORS.register("grad_cam_plus_plus")
+class GradCamPlusPlus(LayerMap):
+    """Grad-CAM++: channels weighted by Σ_ij α relu(g), α = g² / (2g² + g³ Σ_ij a), 0 where g is 0 [Chattopadhay2018].
+
+    α is computed as 1 / (2 + g Σ a), which needs no stabilizer: maps of rescaled models differ by a factor alone when
+    g Σ a is unchanged. Meant for activations that are not negative; where the denominator is 0, α is 0.
+    """
+
+    def combine(self, activation: Tensor, gradient: Tensor) -> Tensor:
+        """Σ_k (Σ_ij α relu(g))_k a_k."""
+        denominator = 2 + gradient * _sum(activation)
+        alpha = torch.where(denominator != 0, 1 / torch.where(denominator != 0, denominator, 1.0), 0.0)
+        return (_sum(alpha * gradient.relu()) * activation).sum(1)
+
+
+@ATTRIBUTORS.register("xgrad_cam")
+class XGradCam(LayerMap):
+    """XGrad-CAM: channels weighted by Σ_ij (a_ij / Σ a) g_ij, 0 for channels that sum to 0 [Fu2020]."""
+
+    def combine(self, activation: Tensor, gradient: Tensor) -> Tensor:
+        """Σ_k (Σ_ij a g / Σ_ij a)_k a_k."""
+        total = _sum(activation)
+        weights = torch.where(total != 0, _sum(activation * gradient) / torch.where(total != 0, total, 1.0), 0.0)
+        return (weights * activation).sum(1)
+
+
+@ATTRIBUTORS.register("layer_cam")
+class LayerCam(LayerMap):
+    """LayerCAM: each position weighted by its own positive gradient, relu(Σ_k relu(g_k) ⊙ a_k) [Jiang2021]."""
+
+    def combine(self, activation: Tensor, gradient: Tensor) -> Tensor:
+        """Σ_k relu(g_k) ⊙ a_k."""
+        return (gradient.relu() * activation).sum(1)
+
+
+@ATTRIBUTORS.register("finer_cam")
+class FinerCam(GradCam):
+    """FinerCAM: Grad-CAM of what tells the target from the other classes, Σ_i p_i (f_t - α f_i) / Σ_i p_i [Zhang2025].
+
+    i runs over all other classes and p is the softmax of the logits, through which the gradient flows as well.
+
+    Args:
+        model: classifier with at least two logits.
+        layer: any module with positions; by default the last inspected layer.
+        batch_size: images at once.
+        signed: keep the evidence against the target.
+        alpha: how much of the other classes is subtracted; 0 is Grad-CAM.
+    """
+
+    def __init__(
+        self,
+        model: nn.Sequential,
+        layer: str | None = None,
+        batch_size: int = 64,
+        signed: bool = False,
+        alpha: float = 1.0,
+    ) -> None:
+        super().__init__(model, layer, batch_size, signed)
+        self.alpha = alpha
+
+    def objective(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The target logit against the mean of the others, weighted by their probability among themselves."""
+        others = torch.ones_like(logits, dtype=torch.bool).scatter(1, targets[:, None], False)
+        weights = F.softmax(logits.masked_fill(~others, -torch.inf), 1)
+        return super().objective(logits, targets) - self.alpha * (weights * logits).sum(1)
+
+
+def _sum(values: Tensor) -> Tensor:
+    return values.sum(tuple(range(2, values.ndim)), keepdim=True)
+
+
+def _mean(values: Tensor) -> Tensor:
+    return values.mean(tuple(range(2, values.ndim)), keepdim=True)
+
+
+def known_layer(model: nn.Module, layer: str) -> str:
+    """Return `layer` if it is any module of the model; raises InputError with choices otherwise."""
+    if layer in dict(model.named_modules()) and layer:
+        return layer
+    assert isinstance(model, nn.Sequential)
+    return check_layer(model, layer)
+
+
+@contextmanager
+def started_at(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """Collect the outputs of `layers` in a graph that begins at the first of them; hooks are removed on exit.
+
+    What lies before the first layer needs no graph and keeps no activations. Layers see a copy, so that in-place
+    modules after them change nothing that was collected.
+
+    Raises:
+        InputError: a module that runs more than once in a pass, so that it has no single output.
+    """
+    outputs: dict[str, Tensor] = {}
+    modules = dict(model.named_modules())
+
+    def keep(layer: str) -> torch.utils.hooks.RemovableHandle:
+        def hook(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+            if layer in outputs:
+                raise InputError(
+                    f"The layer parameter must be a module that runs once. Got '{layer}' instead, which runs again."
+                )
+            outputs[layer] = output if output.requires_grad else output.detach().requires_grad_()
+            return outputs[layer].clone()
+
+        return modules[layer].register_forward_hook(hook)
+
+    handles = [keep(layer) for layer in layers]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
