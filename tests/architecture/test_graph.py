@@ -16,6 +16,7 @@ FITTED = {
     "suspect_members",
     "reviewed_labels",
     "artifact_labels",
+    "proposed_samples",
     "cavs",
     "artifact_heatmaps",
     "predicted_masks",
@@ -60,7 +61,8 @@ def test_the_chain_is_real(whole):
 
 def test_the_truth_reaches_fitted_things_only_through_the_reviewer_and_the_labelled_control(whole):
     readers = {n.name.rpartition(".")[2] for n in whole.nodes if "artifact_truth" in n.inputs}
-    assert readers == {"score_suspects", "plot_embedding", "review_suspects", "refine_labels"}
+    assert readers == {"score_suspects", "plot_embedding", "review_suspects", "refine_labels", "measure_effort"}
+    assert not any("label_effort" in n.inputs or "label_curves" in n.inputs for n in whole.nodes)
     readers = {n.name.rpartition(".")[2] for n in whole.nodes if "artifact_masks" in n.inputs}
     assert readers == {"correct_models"}
 

@@ -61,3 +61,13 @@ def test_kinds_of_relevance_vectors_are_named_so(draw):
     table = retrieval_table()
     both = pd.concat([table.assign(feature="activations"), table.assign(feature="relevances")])
     assert "signal, relevances" in legend_of(draw(retrieval.comparison(both)))
+
+
+def test_label_effort_has_a_line_a_strategy(draw):
+    rows = [(s, r, n, n, n / 9, 0.1 * n + r / 10) for s in ("mixed", "random") for r in (0, 1) for n in (3, 6, 9)]
+    columns = ["strategy", "repeat", "labels", "found", "recall", "average_precision"]
+    table = pd.DataFrame(rows, columns=columns)
+    figure = draw(retrieval.effort_figure(table, 0.9))
+    assert legend_of(figure) == ["mixed", "random"]
+    assert np.allclose(figure.axes[1].lines[0].get_ydata(), [0.35, 0.65, 0.95])
+    assert "not measured" in draw(retrieval.effort_figure(table.iloc[:0], 0.9)).texts[0].get_text()

@@ -12,10 +12,10 @@ import numpy as np
 from jaxtyping import Bool, Float
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, lasso_path
-from sklearn.metrics import average_precision_score
 from sklearn.model_selection import StratifiedKFold
 from sklearn.svm import LinearSVC
 
+from xai_robustness.metrics.ranking import average_precision
 from xai_robustness.registry import Registry
 
 STRENGTHS = np.logspace(4, -5, 10)
@@ -239,7 +239,7 @@ def best_strength(artifact: Bool[np.ndarray, " n"], decide: Decide) -> int:
         decide: rows to fit on and rows to score -> scores (S,M) of every strength.
     """
     folds = [
-        [average_precision_score(artifact[test], scores) for scores in decide(train, test)]
+        [average_precision(scores, artifact[test]) for scores in decide(train, test)]
         for train, test in stratified_folds(artifact).split(artifact, artifact)
     ]
     return int(np.argmax(np.round(np.mean(folds, axis=0), 9)))

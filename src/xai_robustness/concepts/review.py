@@ -10,7 +10,7 @@ import pandas as pd
 from pydantic import Field, model_validator
 
 from xai_robustness.concepts.cav import fit_cav
-from xai_robustness.concepts.directions import stratified_folds
+from xai_robustness.concepts.refinement import Refiner, Strategy, best_threshold, out_of_fold
 from xai_robustness.concepts.samples import SAMPLE_COLUMNS, LatentsReader, rows_of, sample_table
 from xai_robustness.concepts.separability import separation
 from xai_robustness.metrics.ranking import average_precision
@@ -19,8 +19,7 @@ from xai_robustness.types import InputError, Params
 
 REVIEW_COLUMNS = (*SAMPLE_COLUMNS, "artifact", "source", "suspect", "confirmed")
 LABEL_COLUMNS = (*SAMPLE_COLUMNS, "artifact", "source")
-REFINE_ROUNDS = 3
-"""Times that the labels are refined: fit, look at the most uncertain samples, fit again."""
+PROPOSAL_COLUMNS = (*SAMPLE_COLUMNS, "score", "artifact")
 
 
 class ReviewParams(Params):
@@ -32,7 +31,9 @@ class ReviewParams(Params):
     val_budget: int = Field(100, ge=0, description="validation samples that the oracle looks at")
     per_suspect: int = Field(10, ge=2, description="typical members looked at to judge a suspect")
     min_purity: float = Field(0.5, gt=0, le=1, description="share of artifacts among them that confirms a suspect")
-    refine_share: float = Field(0.25, ge=0, le=1, description="share of the budget kept for uncertain samples")
+    refine_share: float = Field(0.25, ge=0, le=1, description="share of the budget kept for the refinement")
+    strategy: Strategy = Field("uncertain", description="what is looked at next: highest, uncertain, mixed")
+    rounds: int = Field(3, ge=1, description="times that the labels are refined: fit, look at samples, fit again")
 
     @model_validator(mode="after")
     def _needs_table(self) -> Self:
@@ -170,7 +171,10 @@ def _from_table(path: Path, members: pd.DataFrame, samples: pd.DataFrame) -> pd.
 
 
 def read_review(path: Path) -> pd.DataFrame:
-    """Read a person's review: columns sample_id (integer, each once) and artifact (0, 1, true or false)."""
+    """Read a person's review: columns sample_id (integer, each once) and artifact (0, 1, true, false).
+
+    A row whose artifact is empty was not looked at and is left out.
+    """
     if not path.is_file():
         raise InputError(
             f"No review table at {path}. Write one with the columns sample_id and artifact, or name another in csv."
@@ -178,6 +182,7 @@ def read_review(path: Path) -> pd.DataFrame:
     said = pd.read_csv(path)
     if missing := [name for name in ("sample_id", "artifact") if name not in said]:
         raise InputError(f"The table {path.name} must have the columns sample_id and artifact. It lacks {missing}.")
+    said = said[said["artifact"].notna()].reset_index(drop=True)
     values = said["artifact"].astype(str).str.strip().str.lower()
     known = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
     ids = pd.to_numeric(said["sample_id"], errors="coerce")
@@ -196,8 +201,8 @@ def refine_labels(
     """Artifact labels of all train samples (and of the reviewed validation samples) from a few reviewed ones.
 
     In the classes with a confirmed suspect a ridge CAV is fitted on the reviewed samples, in the layer where its
-    out-of-fold average precision is best; the oracle spends what is left of the budget on the samples nearest to the
-    threshold, in `REFINE_ROUNDS` rounds; the CAV labels the rest. Other classes are assumed to be clean.
+    out-of-fold average precision is best; the oracle spends what is left of the budget, in `params.rounds`
+    rounds, on the samples that `params.strategy` proposes; the CAV labels the rest. Other classes are assumed clean.
 
     Args:
         reviewed: of `review_suspects`.
@@ -218,7 +223,7 @@ def refine_labels(
     if scope.any():
         answers = _answers(truth) if truth is not None and params.reviewer == "oracle" else {}
         left = params.budget - int((reviewed["split"] == "train").sum()) if answers else 0
-        artifact[scope] = _propagate(ids[scope], latents, known, answers, max(left, 0))
+        artifact[scope] = _propagate(ids[scope], latents, known, answers, max(left, 0), params)
     seen = np.isin(ids, list(known))
     artifact[seen] = [known[int(i)] for i in ids[seen]]
     train["artifact"] = artifact
@@ -227,16 +232,53 @@ def refine_labels(
     return pd.concat([train, val], ignore_index=True).astype({"artifact": bool})[list(LABEL_COLUMNS)]
 
 
+def propose_samples(
+    labels: pd.DataFrame, latents: LatentsReader, params: ReviewParams, count: int = 40
+) -> pd.DataFrame:
+    """The next train samples for a person to look at, of the classes with a confirmed suspect.
+
+    Args:
+        labels: of `refine_labels`; the reviewed ones are fitted on and not proposed again.
+        latents: of the biased train split.
+        params: the strategy.
+        count: samples proposed at most.
+
+    Returns:
+        `PROPOSAL_COLUMNS`, most worth a look first, with an empty `artifact` to fill in: the edited file is a table for
+        the reviewer "csv", beside what was said before. Empty where nothing tells the samples apart yet.
+    """
+    train = sample_table(latents, ("train",))
+    reviewed = labels[(labels["split"] == "train") & (labels["source"] == "reviewed")]
+    assumed = labels.loc[labels["source"] == "assumed", "class"]
+    scope = np.flatnonzero(~train["class"].isin(assumed))
+    known = _answers(reviewed)
+    ids = train["sample_id"].to_numpy()[scope]
+    features = {layer: latents.activations("train", layer, "max")[scope] for layer in latents.layers}
+    refiner = Refiner(features, {row: known[int(i)] for row, i in enumerate(ids) if int(i) in known})
+    scorer = refiner.scorer() if len(scope) else None
+    if scorer is None:
+        return pd.DataFrame(columns=list(PROPOSAL_COLUMNS))
+    scores = scorer(features)
+    rows = refiner.propose(scores, count, params.strategy)
+    table = train.iloc[scope[rows]].assign(score=scores[rows], artifact="")
+    return table.reset_index(drop=True)[list(PROPOSAL_COLUMNS)]
+
+
 def _propagate(
-    ids: np.ndarray, latents: LatentsReader, known: dict[int, bool], answers: dict[int, bool], left: int
+    ids: np.ndarray,
+    latents: LatentsReader,
+    known: dict[int, bool],
+    answers: dict[int, bool],
+    left: int,
+    params: ReviewParams,
 ) -> np.ndarray:
     """Predicted artifacts of the samples `ids`; adds what it looks at to `known`."""
     rows, _ = rows_of(latents.sample_ids("train"), ids)  # ids come in the order of the latents
     features = {layer: latents.activations("train", layer, "max")[rows] for layer in latents.layers}
     margin = _margins(ids, features, known)
-    for share in np.diff(np.linspace(0, left, REFINE_ROUNDS + 1).astype(int)):
-        unseen = ~np.isin(ids, list(known))
-        chosen = ids[unseen][np.argsort(np.abs(margin[unseen]), kind="stable")[:share]]
+    for share in np.diff(np.linspace(0, left, params.rounds + 1).astype(int)):
+        refiner = Refiner(features, {row: known[int(i)] for row, i in enumerate(ids) if int(i) in known})
+        chosen = ids[refiner.propose(margin, int(share), params.strategy)]
         known.update({int(i): answers[int(i)] for i in chosen})
         margin = _margins(ids, features, known) if len(chosen) else margin
     return margin > 0
@@ -248,30 +290,10 @@ def _margins(ids: np.ndarray, features: dict[str, np.ndarray], known: dict[int, 
     artifact = np.array([known[int(i)] for i in ids[seen]], bool)
     if min(artifact.sum(), (~artifact).sum()) < 2:  # nothing to tell apart: what most reviewed samples show
         return np.full(len(ids), 1.0 if artifact.mean() >= 0.5 else -1.0)
-    scores = {layer: _out_of_fold(x[seen], artifact, layer) for layer, x in features.items()}
+    scores = {layer: out_of_fold(x[seen], artifact, layer) for layer, x in features.items()}
     layer = max(
         scores,
         key=lambda name: (round(average_precision(scores[name], artifact), 9), separation(scores[name], artifact)),
     )
     cav = fit_cav(features[layer][seen], artifact, "ridge", layer)
     return cav.scores(features[layer]) - best_threshold(scores[layer], artifact)
-
-
-def _out_of_fold(features: np.ndarray, artifact: np.ndarray, layer: str) -> np.ndarray:
-    scores = np.zeros(len(artifact))
-    smallest = int(min(artifact.sum(), (~artifact).sum()))
-    if smallest < 4:  # a fold would leave a single sample of a class to fit on
-        return fit_cav(features, artifact, "ridge", layer).scores(features)
-    for train, test in stratified_folds(artifact).split(features, artifact):
-        scores[test] = fit_cav(features[train], artifact[train], "ridge", layer).scores(features[test])
-    return scores
-
-
-def best_threshold(scores: np.ndarray, artifact: np.ndarray) -> float:
-    """Threshold with the best balanced accuracy, in the middle between two scores; among equals the one nearest 0."""
-    order = np.unique(scores)
-    cuts = np.concatenate([[order[0] - 1], (order[1:] + order[:-1]) / 2, [order[-1] + 1]])
-    above = scores[None, :] > cuts[:, None]
-    balanced = above[:, artifact].mean(1) + (~above[:, ~artifact]).mean(1)
-    best = np.flatnonzero(balanced >= balanced.max() - 1e-12)
-    return float(cuts[best[np.abs(cuts[best]).argmin()]])

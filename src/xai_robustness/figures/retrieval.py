@@ -133,3 +133,29 @@ def comparison(retrieval_metrics: pd.DataFrame, metrics: tuple[str, ...] = ("aur
         panel.grid(axis="y")
     legend_below(figure, [key(colours[k], markers[k]) for k in kinds], [words(k) for k in kinds])
     return figure
+
+
+@styled
+def effort_figure(curves: pd.DataFrame, target: float) -> Figure:
+    """Recall and average precision against the number of labels given, the mean over repeats, one line a strategy.
+
+    Args:
+        curves: of `refinement.effort_curves`.
+        target: average precision that counts as reached, a dotted line.
+    """
+    if curves.empty:
+        return blank("The label effort was not measured (sample_retrieval.effort.repeats).")
+    names = list(dict.fromkeys(curves["strategy"]))
+    colours, markers = colours_of(names), markers_of(names)
+    figure, axes = grid(1, 2, 4.4, 3.2)
+    for panel, metric in zip(axes[0], ("recall", "average_precision")):
+        for name in names:
+            own = curves[curves["strategy"] == name].groupby("labels")[metric]
+            mean, low, high = own.mean(), own.min(), own.max()
+            panel.plot(mean.index, mean, color=colours[name], marker=markers[name], markersize=4, linewidth=1.2)
+            panel.fill_between(mean.index, low, high, color=colours[name], alpha=0.12, linewidth=0)
+        panel.set(title=words(metric), xlabel="labels given", ylim=(0, 1.03))
+        panel.grid(axis="y")
+    axes[0, 1].axhline(target, color="black", linewidth=0.8, linestyle=":")
+    legend_below(figure, [key(colours[n], markers[n]) for n in names], [words(n) for n in names])
+    return figure

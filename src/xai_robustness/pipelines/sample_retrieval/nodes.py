@@ -7,11 +7,12 @@ from matplotlib.figure import Figure
 from xai_robustness.attribution.latents import Latents
 from xai_robustness.concepts.cav import Cavs
 from xai_robustness.concepts.params import RetrievalParams
+from xai_robustness.concepts.refinement import CURVE_COLUMNS, effort_curves, label_effort
 from xai_robustness.concepts.retrieval import bias_scores, choose_cav, fit_cavs, retrieval_metrics
-from xai_robustness.concepts.review import refine_labels, review_suspects
+from xai_robustness.concepts.review import propose_samples, refine_labels, review_suspects
 from xai_robustness.concepts.samples import sample_table
 from xai_robustness.datasets.base import ImageSet, take
-from xai_robustness.figures.retrieval import comparison, quantile_rows, score_figure
+from xai_robustness.figures.retrieval import comparison, effort_figure, quantile_rows, score_figure
 
 
 def review_samples(
@@ -32,6 +33,42 @@ def propagate_labels(
 ) -> pd.DataFrame:
     """Label all training samples from the reviewed ones."""
     return refine_labels(reviewed_labels, latents, params.review, artifact_truth, seed)
+
+
+def propose_next(artifact_labels: pd.DataFrame, latents: Latents, params: RetrievalParams) -> pd.DataFrame:
+    """The next samples for a person to look at, with an empty column to fill in."""
+    return propose_samples(artifact_labels, latents, params.review)
+
+
+def measure_effort(
+    suspects: pd.DataFrame,
+    suspect_members: pd.DataFrame,
+    latents: Latents,
+    report_latents: Latents,
+    artifact_truth: pd.DataFrame,
+    images_report: dict[str, ImageSet],
+    params: RetrievalParams,
+    seed: int,
+) -> tuple[pd.DataFrame, pd.DataFrame, Figure]:
+    """How many labels each strategy needs, and how many random labelling needs; a report that nothing else reads."""
+    effort = params.effort
+    curves = pd.DataFrame(columns=list(CURVE_COLUMNS))
+    test = images_report["test/biased"]
+    if effort.repeats and len(suspects):
+        ranked = suspects.sort_values("rank")
+        own = ranked[ranked["class"] == ranked["class"].iloc[0]]
+        train = sample_table(latents, ("train",))
+        scope = np.flatnonzero(train["class"] == own["class"].iloc[0])
+        ids = train["sample_id"].to_numpy()[scope]
+        members = pd.concat([suspect_members[suspect_members["suspect"] == s] for s in own["suspect"]])
+        place = {int(sample_id): row for row, sample_id in enumerate(ids)}
+        order = [place[int(i)] for i in members["sample_id"].drop_duplicates() if int(i) in place]
+        artifact = artifact_truth.set_index("sample_id")["artifact"].loc[ids].to_numpy(bool)
+        features = {layer: latents.activations("train", layer, "max")[scope] for layer in latents.layers}
+        reported = {layer: report_latents.activations("test", layer, "max") for layer in latents.layers}
+        known = pd.Series(test.has_artifact, test.sample_ids).loc[report_latents.sample_ids("test")].to_numpy(bool)
+        curves = effort_curves(features, artifact, order, reported, known, effort, seed)
+    return curves, label_effort(curves, effort.target, effort.max_labels), effort_figure(curves, effort.target)
 
 
 def fit_concept_vectors(artifact_labels: pd.DataFrame, latents: Latents, params: RetrievalParams) -> Cavs:

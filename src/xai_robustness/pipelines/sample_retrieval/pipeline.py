@@ -5,8 +5,10 @@ from kedro.pipeline import Pipeline, node
 from xai_robustness.pipelines.sample_retrieval.nodes import (
     choose_vector,
     fit_concept_vectors,
+    measure_effort,
     plot_retrieval,
     propagate_labels,
+    propose_next,
     review_samples,
     score_samples,
 )
@@ -29,6 +31,27 @@ def create_pipeline() -> Pipeline:
                 ["reviewed_labels", "latents", "artifact_truth", "params:sample_retrieval", "params:seed"],
                 "artifact_labels",
                 name="refine_labels",
+            ),
+            node(
+                propose_next,
+                ["artifact_labels", "latents", "params:sample_retrieval"],
+                "proposed_samples",
+                name="propose_samples",
+            ),
+            node(
+                measure_effort,
+                [
+                    "suspects",
+                    "suspect_members",
+                    "latents",
+                    "report_latents",
+                    "artifact_truth",
+                    "images_report",
+                    "params:sample_retrieval",
+                    "params:seed",
+                ],
+                ["label_curves", "label_effort", "label_effort_figure"],
+                name="measure_effort",
             ),
             node(
                 fit_concept_vectors,

@@ -1,0 +1,129 @@
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import average_precision_score
+
+from xai_robustness.concepts.refinement import (
+    CURVE_COLUMNS,
+    EffortParams,
+    Refiner,
+    effort_curves,
+    label_curve,
+    label_effort,
+)
+from xai_robustness.concepts.review import PROPOSAL_COLUMNS, ReviewParams, propose_samples, read_review, refine_labels
+from xai_robustness.types import InputError
+
+PARAMS = EffortParams(repeats=2, n_seeds=2, batch=3, max_labels=20)
+
+
+def data(n=120, n_artifact=20, seed=0, gap=3.0):
+    rng = np.random.default_rng(seed)
+    artifact = np.zeros(n, bool)
+    artifact[rng.choice(n, n_artifact, replace=False)] = True
+    noise, clear = rng.normal(size=(n, 6)), rng.normal(size=(n, 8))
+    clear[artifact, :3] += gap
+    return {"noise": noise, "clear": clear}, artifact
+
+
+def test_scores_come_from_the_layer_that_tells_the_labels_apart():
+    features, artifact = data()
+    rows = np.concatenate([np.flatnonzero(artifact)[:6], np.flatnonzero(~artifact)[:10]])
+    refiner = Refiner(features, {int(row): bool(artifact[row]) for row in rows})
+    scores = refiner.scorer()(features)
+    assert average_precision_score(artifact, scores) > 0.9
+    swapped = {"noise": features["noise"][::-1], "clear": features["clear"]}
+    np.testing.assert_array_equal(refiner.scorer()(swapped), scores)
+
+
+@pytest.mark.parametrize("n_positive, n_negative", [(1, 0), (2, 0), (3, 1), (1, 5)])
+def test_few_labels_already_rank_and_unlabelled_samples_stand_for_the_missing_side(n_positive, n_negative):
+    features, artifact = data(gap=5.0)
+    rows = [*np.flatnonzero(artifact)[:n_positive], *np.flatnonzero(~artifact)[:n_negative]]
+    scores = Refiner({"clear": features["clear"]}, {int(row): bool(artifact[row]) for row in rows}).scorer()(features)
+    assert average_precision_score(artifact, scores) > 2 * artifact.mean()
+
+
+def test_without_a_positive_label_there_is_no_score():
+    features, artifact = data()
+    assert Refiner(features, {int(np.flatnonzero(~artifact)[0]): False}).scorer() is None
+
+
+def test_proposals_follow_the_strategy_and_never_repeat_a_label():
+    refiner = Refiner({"a": np.zeros((6, 2))}, {4: True})
+    scores = np.array([0.1, 5.0, -0.2, 3.0, 9.0, -7.0])
+    assert refiner.propose(scores, 3, "highest").tolist() == [1, 3, 0]
+    assert refiner.propose(scores, 3, "uncertain").tolist() == [0, 2, 3]
+    assert refiner.propose(scores, 4, "mixed").tolist() == [1, 0, 3, 2]
+    assert sorted(refiner.propose(scores, 99, "mixed").tolist()) == [0, 1, 2, 3, 5]
+    assert len(refiner.propose(scores, 0, "mixed")) == 0
+
+
+def test_a_curve_counts_what_was_looked_at_and_ends_at_the_budget():
+    features, artifact = data()
+    test_features, test_artifact = data(seed=1)
+    rng = np.random.default_rng(0)
+    seeds = np.flatnonzero(artifact)[:2].tolist()
+    curve = label_curve(features, artifact, seeds, test_features, test_artifact, PARAMS, "highest", rng)
+    assert curve["labels"].tolist() == [2, 5, 8, 11, 14, 17, 20]
+    assert curve["found"].iloc[0] == 2 and curve["found"].is_monotonic_increasing
+    np.testing.assert_allclose(curve["recall"], curve["found"] / 20)
+    assert curve["recall"].iloc[-1] > 0.6 and curve["average_precision"].iloc[-1] > 0.9
+
+
+def test_looking_at_suspects_needs_fewer_labels_than_looking_at_random():
+    features, artifact = data(n=240, n_artifact=16)
+    test_features, test_artifact = data(n=240, n_artifact=16, seed=1)
+    order = np.argsort(~artifact, kind="stable")
+    params = EffortParams(repeats=2, n_seeds=3, batch=6, max_labels=33, strategies=("mixed",), target=0.8)
+    curves = effort_curves(features, artifact, order, test_features, test_artifact, params, seed=0)
+    assert list(curves.columns) == list(CURVE_COLUMNS)
+    effort = label_effort(curves, 0.8, 33).set_index("strategy")
+    assert effort.loc["mixed", "reached"] == 2
+    assert effort.loc["mixed", "labels_mean"] < effort.loc["random", "labels_mean"]
+
+
+def test_a_repeat_that_never_reaches_the_target_counts_with_all_its_labels():
+    rows = [("a", 0, 4, 1, 0.1, np.nan), ("a", 0, 8, 2, 0.2, 0.95), ("a", 1, 4, 1, 0.1, 0.3), ("a", 1, 8, 2, 0.2, 0.5)]
+    effort = label_effort(pd.DataFrame(rows, columns=list(CURVE_COLUMNS)), 0.9, 60).iloc[0]
+    assert (effort["repeats"], effort["reached"], effort["labels_mean"]) == (2, 1, 34)
+    assert (effort["labels_low"], effort["labels_high"]) == (8, 60)
+
+
+def test_effort_needs_test_samples_of_both_kinds():
+    features, artifact = data()
+    with pytest.raises(InputError, match="with and without"):
+        effort_curves(features, artifact, [0], features, np.zeros(120, bool), PARAMS, seed=0)
+
+
+def labels_of(latents, n_seen=12):
+    truth = latents.truth("train")
+    table = pd.DataFrame({"sample_id": truth["sample_id"], "split": "train", "class": truth["class"]})
+    table["artifact"], table["suspect"], table["source"] = truth["artifact"], 0, "oracle"
+    table["confirmed"] = table["class"] == 0
+    return table[table["class"] == 0][:n_seen]
+
+
+@pytest.mark.parametrize("strategy", ["highest", "uncertain", "mixed"])
+def test_every_strategy_labels_the_rest_well_and_keeps_the_budget(latents, strategy):
+    params = ReviewParams(budget=24, strategy=strategy, rounds=2)
+    labels = refine_labels(labels_of(latents), latents, params, latents.truth("train"), seed=0)
+    assert (labels["source"] == "reviewed").sum() == 24
+    truth = latents.truth("train").set_index("sample_id")["artifact"]
+    assert (labels["artifact"].to_numpy() == truth[labels["sample_id"]].to_numpy()).mean() > 0.95
+
+
+def test_a_person_gets_a_table_to_edit_that_can_be_read_back(latents, tmp_path):
+    params = ReviewParams(budget=12, strategy="highest")
+    labels = refine_labels(labels_of(latents), latents, params, None, seed=0)
+    proposed = propose_samples(labels, latents, params, count=10)
+    assert list(proposed.columns) == list(PROPOSAL_COLUMNS) and len(proposed) == 10
+    assert (proposed["class"] == 0).all() and proposed["score"].is_monotonic_decreasing
+    reviewed = labels.loc[labels["source"] == "reviewed", "sample_id"]
+    assert not proposed["sample_id"].isin(reviewed).any()
+    proposed["artifact"] = ["1", "0", "", "1", *[""] * 6]
+    proposed.to_csv(tmp_path / "mine.csv", index=False)
+    said = read_review(tmp_path / "mine.csv")
+    assert said["artifact"].tolist() == [True, False, True]
+    assert said["sample_id"].tolist() == proposed["sample_id"].iloc[[0, 1, 3]].tolist()
+    assert propose_samples(labels.assign(artifact=False), latents, params).empty
