@@ -1,77 +1,26 @@
 """Layer-wise relevance propagation: relevances of all layers that are asked for, from one backward pass."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from xai_robustness.attribution.base import ATTRIBUTORS, Attributor
-from xai_robustness.attribution.rules import (
-    Epsilon,
-    Flat,
-    Homogeneous,
-    Ledger,
-    Pass,
-    Rule,
-    Skip,
-    Split,
-    ZPlus,
-)
-from xai_robustness.models.canonizers import canonizers, is_merged
-from xai_robustness.models.insertions import INSERTIONS
-from xai_robustness.models.layers import Add, Normalize
+from xai_robustness.attribution.composites import COMPOSITES, Composite, assign
+from xai_robustness.attribution.conservation import Account, Changed, check_account, check_graph, watched
+from xai_robustness.attribution.conservation import ConservationError as ConservationError
+from xai_robustness.attribution.rules import Ledger
+from xai_robustness.models.canonizers import canonizers
 from xai_robustness.models.modes import borrow
-from xai_robustness.models.taps import tap
 from xai_robustness.models.zoo import check_layer, layer_names, split
-from xai_robustness.registry import Registry
 from xai_robustness.types import InputError
 
-RuleMap = tuple[tuple[tuple[type, ...], type[Rule] | None], ...]
-
-BASE: RuleMap = (
-    ((nn.Conv2d,), ZPlus),
-    ((nn.Linear,), Epsilon),
-    ((nn.ReLU, nn.BatchNorm2d, Normalize), Pass),
-    ((Add,), Split),
-    ((nn.AvgPool2d, nn.AdaptiveAvgPool2d), Homogeneous),
-    ((nn.MaxPool2d, nn.Flatten, nn.Dropout, nn.Identity), None),
-)
-"""Rules by module type; None means the gradient, which for these modules moves relevance without changing it."""
-
-
-@dataclass(frozen=True)
-class Composite:
-    """Which rule each module gets.
-
-    Attributes:
-        rules: rules by type, first match wins.
-        first: rule of the first convolution or linear layer; None: no exception.
-    """
-
-    rules: RuleMap
-    first: type[Rule] | None = None
-
-
-COMPOSITES = Registry[Callable[[], Composite]]("composite")
-
-
-@COMPOSITES.register("epsilon_plus_flat")
-def epsilon_plus_flat() -> Composite:
-    """ZPlus for convolutions, Epsilon for linear layers, Flat for the first layer [Kohlbrenner2020]."""
-    return Composite(BASE, Flat)
-
-
-@COMPOSITES.register("epsilon_plus")
-def epsilon_plus() -> Composite:
-    """ZPlus for convolutions, Epsilon for linear layers."""
-    return Composite(BASE)
-
-
-class ConservationError(InputError):
-    """Relevance was lost or made on the way: the model has an operation that no rule knows."""
+TOLERANCE = 1e-3
+"""Share of a stage's absolute relevance that rounding may lose in single precision; tests use 1e-4."""
 
 
 @dataclass(frozen=True)
@@ -83,37 +32,42 @@ class LrpResult:
         activations: layer -> output (B,K,…).
         relevances: layer -> relevance of that output, same shape, signed.
         absorbed: layer -> (B,) relevance that constants above the layer took; relevance + absorbed = target logit.
-        attribution: relevance of the input, signed (B,C,H,W).
+        attribution: relevance of the input, signed, the input's shape.
+        lost: stage -> largest share of a sample's relevance that got lost inside it, which is rounding.
     """
 
     logits: Float[Tensor, "b k"]
     activations: dict[str, Tensor]
     relevances: dict[str, Tensor]
     absorbed: dict[str, Float[Tensor, " b"]]
-    attribution: Float[Tensor, "b c h w"]
+    attribution: Float[Tensor, "b c *positions"]
+    lost: dict[str, float]
 
 
 Targets = Int64[Tensor, " b"] | Callable[[Float[Tensor, "b k"]], Int64[Tensor, " b"]]
 
 
 class Lrp:
-    """LRP on a zoo model while the context is open: rules attached once, the model given back as it was.
+    """LRP on a model while the context is open: rules attached once, the model given back as it was.
 
     Inside the context the model is in evaluation mode, its batch norms are merged, and its gradient is relevance;
-    use it through `run` and `from_layer` alone.
+    use it through `run` and `from_layer` alone. What lies between modules is checked in the graph of every pass, and
+    the relevance of every stage's input is compared with that of its output.
 
     Args:
         model: sequence of stages, insertions included; moved nowhere.
-        composite: name of one of COMPOSITES.
-        tolerance: largest share of a layer's absolute relevance that may be lost beside what biases absorb.
+        composite: name of one of COMPOSITES, or a composite.
+        tolerance: largest share of a stage's absolute relevance that may be lost beside what constants absorb.
 
     Raises:
         InputError: unknown composite, or (on entering) a module without a rule.
     """
 
-    def __init__(self, model: nn.Sequential, composite: str = "epsilon_plus_flat", tolerance: float = 0.1) -> None:
+    def __init__(
+        self, model: nn.Sequential, composite: str | Composite = "epsilon_plus_flat", tolerance: float = TOLERANCE
+    ) -> None:
         self.model = model
-        self.composite: Composite = COMPOSITES.create(composite)
+        self.composite: Composite = COMPOSITES.create(composite) if isinstance(composite, str) else composite
         self.tolerance = tolerance
         self.ledger = Ledger()
         self._stack = ExitStack()
@@ -124,8 +78,8 @@ class Lrp:
             for canonizer in canonizers(self.model):
                 for instance in canonizer.apply(self.model):
                     stack.callback(instance.remove)
-            for module, rule in _assign(self.model, self.composite):
-                module.forward = rule(module, self.ledger)
+            for module, rule in assign(self.model, self.composite, self.ledger):
+                module.forward = rule
                 stack.callback(module.__delattr__, "forward")
             self._stack = stack.pop_all()
         return self
@@ -133,122 +87,76 @@ class Lrp:
     def __exit__(self, *exception: object) -> None:
         self._stack.close()
 
-    def run(self, images: Float[Tensor, "b c h w"], targets: Targets, layers: Sequence[str] = ()) -> LrpResult:
+    def run(
+        self,
+        images: Float[Tensor, "b c *positions"],
+        targets: Targets,
+        layers: Sequence[str] = (),
+        masks: Mapping[str, Changed] | None = None,
+    ) -> LrpResult:
         """Explain the logits of the targets: initial relevance is the target's logit, 0 for all others.
 
         Args:
-            images: (B,C,H,W) in [0,1], on the model's device.
+            images: (B,C,H,W) in [0,1], or signals (B,C,T), on the model's device.
             targets: class of each sample, or a function from logits to classes.
             layers: stages whose activations and relevances are wanted, all from this one pass.
+            masks: layer -> function from its relevance to the part that goes on; `relevances` has what went on, and
+                what a mask took counts as absorbed.
 
         Raises:
             InputError: unknown layer or class.
-            ConservationError: relevance of a layer differs from the logits by more than the tolerance; names the last
-                such layer, below which the cause is not, and which is the first that the pass reached.
+            ConservationError: an operation that relevance cannot pass, or a stage that lost more than the tolerance.
         """
-        for layer in layers:
+        for layer in (*layers, *(masks or ())):
             check_layer(self.model, layer)
         x = images.detach().clone().requires_grad_()
-        with torch.enable_grad(), tap(self.model, layers) as activations:
+        with torch.enable_grad(), watched(self.model, self._stages(), layers, self.ledger, masks) as account:
             logits = self.model(x)
         detached = logits.detach()
         classes = targets(detached) if callable(targets) else targets
         _check_targets(classes, detached)
         initial = torch.zeros_like(detached).scatter(1, classes[:, None], detached.gather(1, classes[:, None]))
-        names, nodes = ("input", *layers), [x, *(activations[layer] for layer in layers)]
-        gradients, absorbed = self._backward(logits, nodes, initial)
-        order = ("input", *layer_names(self.model))
-        for place in sorted(range(len(nodes)), key=lambda i: order.index(names[i]), reverse=True):
-            self._check(names[place], initial, gradients[place], absorbed[place])
-        return LrpResult(
-            detached,
-            {layer: activations[layer].detach() for layer in layers},
-            dict(zip(layers, gradients[1:])),
-            dict(zip(layers, absorbed[1:])),
-            gradients[0],
-        )
+        attribution, lost = self._backward(logits, x, initial, account)
+        absorbed = {layer: account.absorbed[layer] for layer in layers}
+        activations = {layer: account.activations[layer] for layer in layers}
+        relevances = {layer: account.relevances[layer] for layer in layers}
+        return LrpResult(detached, activations, relevances, absorbed, attribution, lost)
 
     def from_layer(
-        self, images: Float[Tensor, "b c h w"], layer: str, make_relevance: Callable[[Tensor], Tensor]
-    ) -> Float[Tensor, "b c h w"]:
+        self,
+        images: Float[Tensor, "b c *positions"],
+        layer: str,
+        make_relevance: Callable[[Tensor], Tensor],
+        masks: Mapping[str, Changed] | None = None,
+    ) -> Float[Tensor, "b c *positions"]:
         """Start at an inner layer: attribution of the relevance that `make_relevance` gives its activation.
 
         Args:
-            images: (B,C,H,W) in [0,1], on the model's device.
+            images: (B,C,H,W) in [0,1], or signals (B,C,T), on the model's device.
             layer: stage where the backward pass starts; what comes after it is not computed.
             make_relevance: activation (B,K,…) -> relevance of the same shape.
+            masks: as in `run`, for stages before the layer.
 
         Raises:
             InputError: unknown layer.
-            ConservationError: the attribution does not sum to the given relevance within the tolerance.
+            ConservationError: as in `run`.
         """
         prefix, _ = split(self.model, layer)
         x = images.detach().clone().requires_grad_()
-        with torch.enable_grad():
+        with torch.enable_grad(), watched(prefix, layer_names(prefix), (), self.ledger, masks) as account:
             activation = prefix(x)
-        initial = make_relevance(activation.detach())
-        gradients, absorbed = self._backward(activation, [x], initial)
-        self._check("input", initial, gradients[0], absorbed[0])
-        return gradients[0]
+        return self._backward(activation, x, make_relevance(activation.detach()), account)[0]
 
-    def _backward(
-        self, output: Tensor, nodes: list[Tensor], initial: Tensor
-    ) -> tuple[tuple[Tensor, ...], list[Tensor]]:
-        """Relevances of the nodes, and for each what constants had absorbed when the pass reached it."""
-        nothing = torch.zeros(len(initial), dtype=initial.dtype, device=initial.device)
-        self.ledger.absorbed = nothing
-        absorbed = [nothing] * len(nodes)
+    def _stages(self) -> tuple[str, ...]:
+        return layer_names(self.model)
 
-        def note(place: int) -> Callable[[Tensor], None]:
-            def hook(_: Tensor) -> None:
-                assert self.ledger.absorbed is not None
-                absorbed[place] = self.ledger.absorbed
-
-            return hook
-
-        handles = [node.register_hook(note(place)) for place, node in enumerate(nodes)]
-        gradients = torch.autograd.grad(output, nodes, initial)
-        for handle in handles:
-            handle.remove()
-        return gradients, absorbed
-
-    def _check(self, name: str, initial: Tensor, relevance: Tensor, absorbed: Tensor) -> None:
-        kept = relevance.flatten(1).sum(1) + absorbed
-        lost = (initial.flatten(1).sum(1) - kept).abs().sum()
-        size = torch.maximum(relevance.abs().sum(), initial.abs().sum())
-        if not bool(lost <= self.tolerance * size):
-            raise ConservationError(
-                f"The relevance of '{name}' must sum to the explained output within {self.tolerance:.0%} of its size. "
-                f"Got {float(lost / size):.1%} lost instead; the model has an operation that LRP has no rule for."
-            )
-
-
-def _assign(model: nn.Module, composite: Composite) -> list[tuple[nn.Module, type[Rule]]]:
-    """Every module with its rule, in the order of `named_modules`; raises InputError where there is none."""
-    assigned: list[tuple[nn.Module, type[Rule]]] = []
-    first = composite.first
-    for name, module in model.named_modules():
-        if next(module.children(), None) is not None:
-            continue
-        found, rule = _rule_for(module, composite.rules)
-        if not found:
-            raise InputError(
-                f"The model parameter of Lrp must be made of modules with a rule. "
-                f"Got {type(module).__name__} at '{name}' instead."
-            )
-        if first is not None and isinstance(module, nn.Conv2d | nn.Linear):
-            rule, first = first, None
-        if rule is not None:
-            assigned.append((module, rule))
-    return assigned
-
-
-def _rule_for(module: nn.Module, rules: RuleMap) -> tuple[bool, type[Rule] | None]:
-    if is_merged(module):
-        return True, Skip
-    if type(module).__name__ in INSERTIONS:
-        return True, Homogeneous
-    return next(((True, rule) for types, rule in rules if isinstance(module, types)), (False, None))
+    def _backward(self, output: Tensor, x: Tensor, initial: Tensor, account: Account) -> tuple[Tensor, dict[str, Any]]:
+        """Relevance of the input, and the shares lost by stage."""
+        check_graph(output, account.producers)
+        self.ledger.absorbed = initial.new_zeros(len(initial))
+        (attribution,) = torch.autograd.grad(output, x, initial)
+        account.enter("input", attribution, self.ledger.absorbed)
+        return attribution, check_account(account, self.tolerance)
 
 
 def _check_targets(classes: Tensor, logits: Tensor) -> None:

@@ -2,47 +2,42 @@
 
 Each rule costs one extra forward and one backward of its module at most, where generic implementations pay four or
 more, since it also pays for the gradient that it replaces. Numbers equal those of zennit's rules of the same names
-[Anders2021]; tests compare them.
+[Anders2021]; tests compare them. Rules of weighted layers are in `weighted_rules`.
 """
 
 from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.grad import conv2d_input
 
 STABILIZER = 1e-6
 """Added to a denominator's absolute value, so that nothing is divided by 0 [Bach2015]."""
 
 
-def stabilise(values: Float[Tensor, " *shape"]) -> Float[Tensor, " *shape"]:
-    """Move values away from 0 by STABILIZER; 0 itself becomes positive."""
-    return values + torch.where(values < 0, -STABILIZER, STABILIZER).to(values.dtype)
+def stabilizer_of(values: Float[Tensor, " *shape"]) -> Float[Tensor, " *shape"]:
+    """STABILIZER with the sign of each value (either sign for 0)."""
+    return torch.full_like(values, STABILIZER).copysign_(values)
 
 
 class Ledger:
-    """Relevance that left the network through biases and ZPlus's stabilizer, by sample; conservation counts it."""
+    """Relevance that left the network through biases, stabilizers and other constants, by sample.
+
+    Conservation means that a layer's relevance and what was booked above it sum to the explained output.
+    """
 
     def __init__(self) -> None:
         self.absorbed: Tensor | None = None
 
-    def add(self, share: Float[Tensor, "b k *positions"], constant: Float[Tensor, "..."]) -> None:
-        """Book share · constant, summed over all but the batch axis.
+    def add(self, taken: Float[Tensor, " b"]) -> None:
+        """Book what a constant took from each sample."""
+        self.absorbed = taken if self.absorbed is None else self.absorbed + taken
 
-        Args:
-            share: relevance per unit of output.
-            constant: a scalar, (K,), the same at every position, or of the share's shape.
-        """
-        if constant.ndim == 0:
-            total = share.flatten(1).sum(1) * constant
-        elif constant.ndim == 1:
-            total = share.flatten(2).sum(-1) @ constant if share.ndim > 2 else share @ constant
-        else:
-            total = (share * constant).flatten(1).sum(1)
-        self.absorbed = total if self.absorbed is None else self.absorbed + total
+
+def dot(share: Float[Tensor, " b *shape"], values: Float[Tensor, " b *shape"]) -> Float[Tensor, " b"]:
+    """Sum of share · values over all but the batch axis, without a tensor of the products."""
+    return torch.linalg.vecdot(share.flatten(1), values.flatten(1))
 
 
 class Rule(ABC):
@@ -66,8 +61,11 @@ class Rule(ABC):
         return _WithRule.apply(self, *inputs)
 
     @abstractmethod
-    def relevance(self, inputs: tuple[Tensor, ...], output: Tensor | None, above: Tensor) -> tuple[Tensor, ...]:
-        """Relevance of each input, of the input's shape, from the relevance `above` of the output."""
+    def relevance(self, inputs: tuple[Tensor, ...], output: Tensor | None, above: Tensor) -> tuple[Tensor | None, ...]:
+        """Relevance of each input, of its shape (None: none), from the relevance `above` of the output.
+
+        `above` belongs to autograd and is never written to.
+        """
 
 
 class _WithRule(torch.autograd.Function):
@@ -86,9 +84,12 @@ class _WithRule(torch.autograd.Function):
 
 
 class Pass(Rule):
-    """Elementwise modules hand relevance on unchanged: ReLU, normalisation, batch norm that nothing could absorb."""
+    """Elementwise modules hand relevance on unchanged: activations, normalisation, batch norm nothing could absorb.
 
-    def relevance(self, inputs: tuple[Tensor, ...], output: Tensor | None, above: Tensor) -> tuple[Tensor, ...]:
+    Layer norm too: its Taylor expansion with the standard deviation held gives this identity rule [Achtibat2024].
+    """
+
+    def relevance(self, inputs: tuple[Tensor, ...], output: Tensor | None, above: Tensor) -> tuple[Tensor | None, ...]:
         """Return `above`."""
         return (above,)
 
@@ -108,84 +109,15 @@ class _Pass(torch.autograd.Function):
 
 
 class Skip(Rule):
-    """A batch norm merged into the layer before it: its input, unchanged and uncopied."""
+    """A module that does nothing, as a batch norm merged into the layer before it: its input, uncopied."""
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """Return the input."""
         return inputs[0]
 
-    def relevance(self, inputs: tuple[Tensor, ...], output: Tensor | None, above: Tensor) -> tuple[Tensor, ...]:
+    def relevance(self, inputs: tuple[Tensor, ...], output: Tensor | None, above: Tensor) -> tuple[Tensor | None, ...]:
         """Return `above`."""
         return (above,)
-
-
-class Epsilon(Rule):
-    """Linear layers: R_i = x_i Σ_j w_ji R_j / z_j, z the stabilised output [Bach2015]; the bias takes its share."""
-
-    keeps_output = True
-
-    def relevance(self, inputs: tuple[Tensor, ...], output: Tensor | None, above: Tensor) -> tuple[Tensor, ...]:
-        """Relevance of the input (B,K)."""
-        assert output is not None and isinstance(self.module, nn.Linear)
-        share = above / stabilise(output)
-        if self.module.bias is not None:
-            self.ledger.add(share, self.module.bias)
-        return (inputs[0] * (share @ self.module.weight),)
-
-
-class ZPlus(Rule):
-    """Convolutions: positive contributions alone share the relevance [Bach2015, Montavon2017].
-
-    R_i = Σ_j (x_i w_ij)⁺ R_j / z_j with z_j = Σ_i (x_i w_ij)⁺ + b_j⁺; where the input is nowhere negative, which is so
-    behind every ReLU, the products of negative inputs and negative weights are not computed. Where an output has no
-    positive contribution at all but relevance (a negative term of a residual sum can), it stays with the stabilizer.
-    """
-
-    def __init__(self, module: nn.Module, ledger: Ledger) -> None:
-        super().__init__(module, ledger)
-        assert isinstance(module, nn.Conv2d)
-        self.options = _geometry(module)
-        self.weight = module.weight
-        self.positive = module.weight.clamp(min=0)
-        self.bias = None if module.bias is None else module.bias.clamp(min=0)
-
-    def relevance(self, inputs: tuple[Tensor, ...], output: Tensor | None, above: Tensor) -> tuple[Tensor, ...]:
-        """Relevance of the input (B,C,H,W)."""
-        x = inputs[0]
-        parts = [(x, self.positive)]
-        if bool((x < 0).any()):
-            parts = [(x.clamp(min=0), self.positive), (x.clamp(max=0), self.weight.clamp(max=0))]
-        total = F.conv2d(parts[0][0], self.positive, self.bias, **self.options)
-        for values, weight in parts[1:]:
-            total = total + F.conv2d(values, weight, None, **self.options)
-        share = above / (total + STABILIZER)  # the total is never negative
-        self.ledger.add(share, share.new_tensor(STABILIZER) if self.bias is None else self.bias + STABILIZER)
-        terms = [v * conv2d_input(x.shape, w, share, **self.options) for v, w in parts]
-        return (terms[0] if len(terms) == 1 else terms[0] + terms[1],)
-
-
-def _geometry(conv: nn.Conv2d) -> dict[str, Any]:
-    """How a convolution slides, as keyword arguments; zero padding in numbers is what the zoo uses."""
-    assert conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
-    return {key: getattr(conv, key) for key in ("stride", "padding", "dilation", "groups")}
-
-
-class Flat(Rule):
-    """First layer: every input in reach of an output gets the same share of its relevance [Lapuschkin2019]."""
-
-    def relevance(self, inputs: tuple[Tensor, ...], output: Tensor | None, above: Tensor) -> tuple[Tensor, ...]:
-        """Relevance of the input, equal in all channels (of a group)."""
-        x, module = inputs[0], self.module
-        if isinstance(module, nn.Linear):
-            return ((above.sum(-1, keepdim=True) / x.shape[-1]).expand_as(x),)
-        assert isinstance(module, nn.Conv2d) and module.groups == 1
-        options = _geometry(module)
-        weight = torch.ones(1, 1, *module.kernel_size, dtype=x.dtype, device=x.device)
-        plane = x.new_ones(1, 1, *x.shape[2:])
-        reach = F.conv2d(plane, weight, None, **options) * x.shape[1]
-        share = above.sum(1, keepdim=True) / stabilise(reach)
-        one = conv2d_input((len(x), 1, *x.shape[2:]), weight, share, **options)
-        return (one.expand_as(x),)
 
 
 class Homogeneous(Rule):
@@ -194,16 +126,18 @@ class Homogeneous(Rule):
     A module's `constant(input)` says which part of the output does not scale with the input; it takes its share.
     """
 
-    def relevance(self, inputs: tuple[Tensor, ...], output: Tensor | None, above: Tensor) -> tuple[Tensor, ...]:
+    def relevance(self, inputs: tuple[Tensor, ...], output: Tensor | None, above: Tensor) -> tuple[Tensor | None, ...]:
         """Relevance of the input."""
         x = inputs[0].detach().requires_grad_()
         with torch.enable_grad():
             y = self.original(self.module, x)
-        share = above / stabilise(y.detach())
+        constant = stabilizer_of(y.detach())
+        share = above / (y.detach() + constant)
         (gradient,) = torch.autograd.grad(y, x, share)
-        constant = getattr(self.module, "constant", None)
-        if constant is not None:
-            self.ledger.add(share, constant(inputs[0]))
+        own = getattr(self.module, "constant", None)
+        if own is not None:
+            constant = constant + own(inputs[0])
+        self.ledger.add(dot(share, constant))
         return (inputs[0] * gradient,)
 
 
@@ -212,8 +146,10 @@ class Split(Rule):
 
     keeps_output = True
 
-    def relevance(self, inputs: tuple[Tensor, ...], output: Tensor | None, above: Tensor) -> tuple[Tensor, ...]:
+    def relevance(self, inputs: tuple[Tensor, ...], output: Tensor | None, above: Tensor) -> tuple[Tensor | None, ...]:
         """Relevance of both terms."""
         assert output is not None
-        share = above / stabilise(output)
+        constant = stabilizer_of(output)
+        share = above / (output + constant)
+        self.ledger.add(dot(share, constant))
         return inputs[0] * share, inputs[1] * share
