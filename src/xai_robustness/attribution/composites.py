@@ -5,12 +5,16 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from torch import nn
+from torchvision.ops import Permute, StochasticDepth
 
 from xai_robustness.attribution.rules import Homogeneous, Ledger, Pass, Rule, Skip, Split
+from xai_robustness.attribution.transformer_rules import DetachedAttention, SoftmaxAttention
 from xai_robustness.attribution.weighted_rules import AlphaBeta, Box, Epsilon, Flat, Gamma, ZPlus
 from xai_robustness.models.canonizers import is_merged
+from xai_robustness.models.gated import Scale, ScaledResidual
 from xai_robustness.models.insertions import INSERTIONS
 from xai_robustness.models.layers import Add, Normalize
+from xai_robustness.models.transformers import Attend, ClassToken, Tokens
 from xai_robustness.registry import Registry
 from xai_robustness.types import InputError
 
@@ -20,15 +24,24 @@ RuleMap = tuple[tuple[tuple[type, ...], MakeRule | None], ...]
 CONVOLUTIONS: tuple[type, ...] = (nn.Conv1d, nn.Conv2d)
 WEIGHTED: tuple[type, ...] = (*CONVOLUTIONS, nn.Linear)
 
+ACTIVATIONS: tuple[type, ...] = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Hardswish)
+NORMALISATIONS: tuple[type, ...] = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, Normalize)
+
 BASE: RuleMap = (
     ((nn.Linear,), Epsilon),
-    ((nn.ReLU, nn.BatchNorm1d, nn.BatchNorm2d, Normalize), Pass),
+    ((*ACTIVATIONS, *NORMALISATIONS, Scale), Pass),
     ((Add,), Split),
+    ((Attend,), DetachedAttention),
+    ((Tokens,), Homogeneous),
+    ((ClassToken, Permute, ScaledResidual), None),
     ((nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d), Homogeneous),
     ((nn.MaxPool1d, nn.MaxPool2d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.Flatten), None),
-    ((nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Identity), Skip),
+    ((nn.Dropout, nn.Dropout1d, nn.Dropout2d, StochasticDepth, nn.Identity), Skip),
 )
-"""Rules by module type; None means the gradient, which for these modules moves relevance without changing it."""
+"""Rules by module type; None means the gradient, which for these modules moves relevance without changing it.
+
+All composites treat attention weights as constants unless they say otherwise.
+"""
 
 
 @dataclass(frozen=True)
@@ -89,6 +102,32 @@ def epsilon_gamma_box(gamma: float = 0.25) -> Composite:
     if not gamma >= 0:
         raise InputError(f"The gamma parameter of epsilon_gamma_box must be at least 0. Got {gamma} instead.")
     return replace(_with_convolutions(partial(Gamma, gamma=gamma)), first=Box, first_types=CONVOLUTIONS)
+
+
+@COMPOSITES.register("attn_lrp")
+def attn_lrp(gamma_convolution: float = 0.25, gamma_linear: float = 0.05, attention: str = "softmax") -> Composite:
+    """AttnLRP: Gamma for convolutions and linear layers, relevance through values, keys and queries [Achtibat2024].
+
+    Args:
+        gamma_convolution: Gamma's parameter for convolutions, at least 0.
+        gamma_linear: for linear layers, at least 0; 0 is Epsilon.
+        attention: softmax (AttnLRP), or detached: the weights held constant, relevance through the values alone.
+    """
+    if not min(gamma_convolution, gamma_linear) >= 0 or attention not in ATTENTION:
+        raise InputError(
+            f"The parameters of attn_lrp must be two gammas of at least 0 and one of {', '.join(ATTENTION)}. "
+            f"Got {gamma_convolution}, {gamma_linear}, {attention!r} instead."
+        )
+    linear = partial(Gamma, gamma=gamma_linear) if gamma_linear else Epsilon
+    own: RuleMap = (
+        (CONVOLUTIONS, partial(Gamma, gamma=gamma_convolution)),
+        ((nn.Linear,), linear),
+        ((Attend,), ATTENTION[attention]),
+    )
+    return Composite((*own, *BASE))
+
+
+ATTENTION: dict[str, MakeRule] = {"softmax": SoftmaxAttention, "detached": DetachedAttention}
 
 
 def assign(model: nn.Module, composite: Composite, ledger: Ledger) -> list[tuple[nn.Module, Rule]]:

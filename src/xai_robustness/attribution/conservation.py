@@ -57,10 +57,14 @@ class Account:
         self.sizes.append(torch.linalg.vector_norm(flat, 1, dim=1))
 
     def losses(self) -> dict[str, Float[Tensor, " b"]]:
-        """Stage -> share that was lost (or made) inside it, of the larger sum of absolute relevance of its two ends."""
+        """Stage -> share that was lost (or made) inside it.
+
+        The whole is the largest sum of absolute relevance of its input, its output and what is explained.
+        """
         kept, sizes = torch.stack(self.kept), torch.stack(self.sizes)
         changes = (kept[1:] - kept[:-1]).abs()
-        shares = torch.where(changes == 0, 0.0, changes / torch.maximum(sizes[1:], sizes[:-1]))
+        largest = torch.maximum(torch.maximum(sizes[1:], sizes[:-1]), sizes[:1])
+        shares = torch.where(changes == 0, 0.0, changes / largest)
         return dict(zip(self.names, shares))
 
 

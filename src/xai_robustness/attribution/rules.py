@@ -86,7 +86,8 @@ class _WithRule(torch.autograd.Function):
 class Pass(Rule):
     """Elementwise modules hand relevance on unchanged: activations, normalisation, batch norm nothing could absorb.
 
-    Layer norm too: its Taylor expansion with the standard deviation held gives this identity rule [Achtibat2024].
+    Layer norm too: its Taylor expansion gives this identity rule [Achtibat2024]. Of several inputs the first gets all:
+    of a signal and its gate the signal [Pahde2025].
     """
 
     def relevance(self, inputs: tuple[Tensor, ...], output: Tensor | None, above: Tensor) -> tuple[Tensor | None, ...]:
@@ -100,12 +101,13 @@ class Pass(Rule):
 
 class _Pass(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rule: Rule, values: Tensor) -> Tensor:
-        return rule.original(rule.module, values)
+    def forward(ctx: Any, rule: Rule, *inputs: Tensor) -> Tensor:
+        ctx.n_inputs = len(inputs)
+        return rule.original(rule.module, *inputs)
 
     @staticmethod
-    def backward(ctx: Any, above: Tensor) -> tuple[None, Tensor]:
-        return None, above
+    def backward(ctx: Any, above: Tensor) -> tuple[Tensor | None, ...]:
+        return (None, above, *[None] * (ctx.n_inputs - 1))
 
 
 class Skip(Rule):

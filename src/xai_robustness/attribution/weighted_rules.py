@@ -161,7 +161,7 @@ class Box(Rule):
     """
 
     def __init__(
-        self, module: nn.Module, ledger: Ledger, low: Tensor | None = None, high: Tensor | None = None
+        self, module: nn.Module, ledger: Ledger, low: Tensor | float = 0.0, high: Tensor | float = 1.0
     ) -> None:
         super().__init__(module, ledger)
         self.layer = Linearity(module)

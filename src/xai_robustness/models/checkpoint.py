@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from xai_robustness.models.foreign_keys import to_zoo
 from xai_robustness.models.insertions import INSERTIONS
 from xai_robustness.models.layers import Normalize
 from xai_robustness.models.zoo import ModelParams, build, insert_after
@@ -137,7 +138,8 @@ def load_weights(path: Path | str, model: nn.Module) -> None:
 
     Args:
         path: `.safetensors`, or `.pt`/`.pth` (read with `weights_only=True`): a bare state dict, or one under
-            `state_dict` or `model_state_dict`; `module.` prefixes are stripped.
+            `state_dict` or `model_state_dict`; `module.` prefixes are stripped, and torchvision's and timm's
+            names in vision transformers replaced.
         model: the architecture that the weights must fit.
 
     Raises:
@@ -145,7 +147,7 @@ def load_weights(path: Path | str, model: nn.Module) -> None:
     """
     path = Path(path)
     state = _read_state(path)
-    state = {key.removeprefix("module."): value for key, value in state.items()}
+    state = to_zoo({key.removeprefix("module."): value for key, value in state.items()})
     _check_keys(state, model, path)
     model.load_state_dict(state)
 

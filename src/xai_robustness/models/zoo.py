@@ -2,22 +2,21 @@
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
-import torchvision
 from pydantic import Field, field_validator
 from torch import nn
 
+from xai_robustness.models.architectures import MODELS as MODELS
+from xai_robustness.models.architectures import Stem
 from xai_robustness.models.canonizers import canonizers as canonizers
-from xai_robustness.models.layers import DenseBlock, Normalize, ResidualBlock
+from xai_robustness.models.gated import InvertedResidual, ScaledResidual
+from xai_robustness.models.layers import DenseBlock, Normalize
 from xai_robustness.randomness import seed_for
-from xai_robustness.registry import Registry
 from xai_robustness.types import InputError, Params
 
-Stem = Literal["small", "standard"]
-MODELS = Registry[Callable[[int, int, Stem], "OrderedDict[str, nn.Module]"]]("model")
 SMALL_BELOW = 64
 """Image side, in pixels, under which the automatic stem is the small one."""
 
@@ -27,7 +26,8 @@ class ModelParams(Params):
 
     The small stem halves the resolution once: ResNet and DenseNet start with a 3 x 3 convolution of stride 2 and no
     pooling (their `maxpool`/`pool0` is an identity). VGG keeps its five poolings but rounds odd sizes up, pools to
-    1 x 1 instead of 7 x 7 and has a classifier of width 512 instead of 4096. Parameter names are the same in both.
+    1 x 1 instead of 7 x 7 and has a classifier of width 512 instead of 4096. EfficientNet's first convolution has
+    stride 1, ConvNeXt's patches are of 2 pixels, a vision transformer's of 4. Parameter names are the same in both.
     """
 
     name: str = Field("resnet18", description="Architecture, one of MODELS.")
@@ -45,103 +45,6 @@ class ModelParams(Params):
         return "small" if min(image_shape[1:]) < SMALL_BELOW else "standard"
 
 
-def _resnet(name: str) -> Callable[[int, int, Stem], "OrderedDict[str, nn.Module]"]:
-    def stages(channels: int, n_classes: int, stem: Stem) -> "OrderedDict[str, nn.Module]":
-        net = getattr(torchvision.models, name)(weights=None, num_classes=n_classes)
-        if stem == "small":
-            net.conv1, net.maxpool = _conv(channels, 64, 3, 1), nn.Identity()
-        elif channels != 3:
-            net.conv1 = _conv(channels, 64, 7, 3)
-        result = OrderedDict(conv1=net.conv1, bn1=net.bn1, relu=nn.ReLU(), maxpool=net.maxpool)
-        for i in range(1, 5):
-            layer = getattr(net, f"layer{i}")
-            result[f"layer{i}"] = nn.Sequential(*[ResidualBlock(block) for block in layer])
-        result.update(avgpool=net.avgpool, flatten=nn.Flatten(1), fc=net.fc)
-        return result
-
-    return stages
-
-
-def _conv(channels: int, width: int, kernel: int, padding: int) -> nn.Conv2d:
-    conv = nn.Conv2d(channels, width, kernel, stride=2, padding=padding, bias=False)
-    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-    return conv
-
-
-def _vgg(name: str) -> Callable[[int, int, Stem], "OrderedDict[str, nn.Module]"]:
-    def stages(channels: int, n_classes: int, stem: Stem) -> "OrderedDict[str, nn.Module]":
-        small = stem == "small"
-        with torch.device("meta"):  # the large classifier is initialised only if it is used
-            skeleton = getattr(torchvision.models, name)(weights=None, num_classes=n_classes)
-        layers = [_vgg_layer(layer, channels if i == 0 else None, small) for i, layer in enumerate(skeleton.features)]
-        side, width = (1, 512) if small else (7, 4096)
-        linear = [_linear(512 * side**2, width, small), _linear(width, width, small), _linear(width, n_classes, False)]
-        head = [linear[0], nn.ReLU(), nn.Dropout(0.5), linear[1], nn.ReLU(), nn.Dropout(0.5), linear[2]]
-        return OrderedDict(
-            features=nn.Sequential(*layers),
-            avgpool=nn.AdaptiveAvgPool2d(side),
-            flatten=nn.Flatten(1),
-            classifier=nn.Sequential(*head),
-        )
-
-    return stages
-
-
-def _vgg_layer(layer: nn.Module, channels: int | None, small: bool) -> nn.Module:
-    if isinstance(layer, nn.Conv2d):
-        conv = nn.Conv2d(channels or layer.in_channels, layer.out_channels, 3, padding=1)
-        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-        assert conv.bias is not None
-        nn.init.zeros_(conv.bias)
-        return conv
-    if isinstance(layer, nn.BatchNorm2d):
-        return nn.BatchNorm2d(layer.num_features)
-    return nn.ReLU() if isinstance(layer, nn.ReLU) else nn.MaxPool2d(2, 2, ceil_mode=small)
-
-
-def _linear(n_in: int, n_out: int, scaled: bool) -> nn.Linear:
-    """A linear layer; torchvision's N(0, 0.01) suits 25,088 inputs but makes a signal from 512 inputs vanish."""
-    linear = nn.utils.skip_init(nn.Linear, n_in, n_out, device=torch.empty(0).device)
-    if scaled:
-        nn.init.kaiming_normal_(linear.weight, nonlinearity="relu")
-    else:
-        nn.init.normal_(linear.weight, 0, 0.01)
-    nn.init.zeros_(linear.bias)
-    return linear
-
-
-def _densenet(name: str) -> Callable[[int, int, Stem], "OrderedDict[str, nn.Module]"]:
-    def stages(channels: int, n_classes: int, stem: Stem) -> "OrderedDict[str, nn.Module]":
-        net = getattr(torchvision.models, name)(weights=None, num_classes=n_classes)
-        features = net.features
-        if stem == "small":
-            features.conv0, features.pool0 = _conv(channels, features.conv0.out_channels, 3, 1), nn.Identity()
-        elif channels != 3:
-            features.conv0 = _conv(channels, features.conv0.out_channels, 7, 3)
-        for key, module in list(features.named_children()):
-            if key.startswith("denseblock"):
-                setattr(features, key, DenseBlock(module))
-            elif key.startswith("transition"):
-                module.relu = nn.ReLU()
-        features.relu0 = nn.ReLU()
-        return OrderedDict(
-            features=features,
-            relu=nn.ReLU(),
-            avgpool=nn.AdaptiveAvgPool2d(1),
-            flatten=nn.Flatten(1),
-            classifier=net.classifier,
-        )
-
-    return stages
-
-
-for _name in ("resnet18", "resnet34", "resnet50"):
-    MODELS.register(_name)(_resnet(_name))
-for _name in ("vgg11", "vgg11_bn", "vgg16", "vgg16_bn"):
-    MODELS.register(_name)(_vgg(_name))
-MODELS.register("densenet121")(_densenet("densenet121"))
-
-
 def build(
     params: ModelParams,
     info_n_classes: int,
@@ -152,7 +55,8 @@ def build(
 ) -> nn.Sequential:
     """Build a classifier from images (B,C,H,W) in [0,1] to logits (B,K), in training mode, on the CPU.
 
-    It is a `nn.Sequential` of `normalize` and torchvision's own stages; its state dict has torchvision's keys.
+    It is a `nn.Sequential` of `normalize` and torchvision's own stages; its state dict has torchvision's keys (vision
+    transformers have timm's block names; `foreign_keys.to_zoo` renames checkpoints of both libraries).
 
     Args:
         params: architecture and stem.
@@ -207,19 +111,31 @@ def layer_names(model: nn.Sequential) -> tuple[str, ...]:
 
 
 def inspected_layers(model: nn.Sequential) -> tuple[str, ...]:
-    """Layers that studies look at by default: the outputs of ResNet's layers, VGG's poolings, DenseNet's blocks."""
+    """Layers that studies look at by default, where an architecture has finished a stage.
+
+    The outputs of ResNet's layers, VGG's poolings, DenseNet's blocks, EfficientNet's resolutions, ConvNeXt's stages and
+    four evenly spaced blocks of a vision transformer.
+    """
     stages = dict(model.named_children())
     if "layer4" in stages:
         return tuple(f"layer{i}" for i in range(1, 5))
-    features = stages.get("features", nn.Identity())
-    found = tuple(
-        f"features.{name}"
-        for name, module in features.named_children()
-        if isinstance(module, nn.MaxPool2d | DenseBlock) and name != "pool0"
-    )
+    blocks = stages.get("blocks")
+    if isinstance(blocks, nn.Sequential) and len(blocks) >= 4:
+        return tuple(f"blocks.{len(blocks) * i // 4 - 1}" for i in range(1, 5))
+    found = tuple(f"features.{name}" for name in _ends_of_stages(stages.get("features", nn.Identity())))
     if not found:
         raise InputError("The model parameter of inspected_layers must be a model of the zoo; name the layers instead.")
     return found
+
+
+def _ends_of_stages(features: nn.Module) -> list[str]:
+    children = dict(features.named_children())
+    if any(isinstance(module, InvertedResidual) for module in features.modules()):
+        return [name for name in ("2", "3", "5", "8") if name in children]
+    if any(isinstance(module, ScaledResidual) for module in features.modules()):
+        return [name for name in ("1", "3", "5", "7") if name in children]
+    ends = (name for name, module in children.items() if isinstance(module, nn.MaxPool2d | DenseBlock))
+    return [name for name in ends if name != "pool0"]
 
 
 def check_layer(model: nn.Sequential, layer: str) -> str:
