@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from sweep import sweep
 
 RESULTS = Path(__file__).parent / "results"
 LIBRARIES = ("torch", "torchvision", "zennit", "scikit-learn")
@@ -110,7 +111,7 @@ def ridge(runs: int) -> list[dict[str, object]]:
     return [row("ridge vector, 2000 x 512, 10 strengths", *paired(ours, peer, runs))]
 
 
-TOPICS = {"latents": latents, "ridge": ridge}
+TOPICS = {"latents": latents, "ridge": ridge, "sweep": sweep}
 
 
 def main() -> None:

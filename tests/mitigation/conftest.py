@@ -1,4 +1,5 @@
 from collections import OrderedDict
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -70,6 +71,11 @@ def cavs(model):
 @pytest.fixture
 def masks(train):
     return MaskTable(train.sample_ids[train.has_artifact], train.masks[train.has_artifact])
+
+
+@pytest.fixture
+def labelled(material):
+    return replace(material, artifact=material.train.has_artifact)
 
 
 @pytest.fixture

@@ -17,7 +17,10 @@ def test_the_grid_lists_the_reference_first_and_names_are_unique():
     found = candidates(MitigationParams(), ("layer1", "layer2"))
     names = [candidate.name for candidate in found]
     assert names[0] == REFERENCE and len(set(names)) == len(names)
-    assert {candidate.method for candidate in found} == set(METHODS.names())
+    assert {c.method for c in found} == {name for name, group in MitigationParams().methods().items() if group.enabled}
+    every = MitigationParams(**{name: {"enabled": True} for name in METHODS})
+    found = candidates(every, ("layer1", "layer2"))
+    assert {c.method for c in found} == set(METHODS.names()) and len({c.name for c in found}) == len(found)
     assert {c.layer for c in found if c.method == "p_clarc"} == {"layer1", "layer2"}
 
 

@@ -8,9 +8,11 @@ from tests.reference import clarc as naive
 from torch import nn
 
 from xai_robustness.mitigation.base import METHODS
-from xai_robustness.mitigation.clarc import STAGE, GradientPenalty
-from xai_robustness.mitigation.finetune import Step
-from xai_robustness.mitigation.params import PClarcParams, ReactivePClarcParams, RrClarcParams
+from xai_robustness.mitigation.clarc import AugmentedLoss, GradientPenalty
+from xai_robustness.mitigation.directions import directions_at
+from xai_robustness.mitigation.objectives import Step
+from xai_robustness.mitigation.params import AClarcParams, PClarcParams, ReactivePClarcParams, RrClarcParams
+from xai_robustness.mitigation.projections import STAGE
 from xai_robustness.models.taps import pool, tap
 from xai_robustness.models.zoo import split
 
@@ -186,3 +188,80 @@ def test_disabled_methods_have_no_candidates():
     for name, params in (("rr_clarc", RrClarcParams), ("p_clarc", PClarcParams)):
         assert METHODS[name](params(enabled=False)).candidates(("relu",)) == []
         assert len(METHODS[name](params()).candidates(("relu",))) >= 1
+
+
+def test_several_directions_are_averaged_and_full_ones_see_every_position(material):
+    net, x = smooth_net(), torch.randn(4, 3, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    step = Step(x, torch.zeros(4).long(), np.arange(4))
+    a, b = torch.tensor([[0.6, 0.0, 0.8], [0.0, 1.0, 0.0]], dtype=torch.float64)
+    alone = [float(GradientPenalty(v, "all_logits", seed=4)(net, step)[1].detach()) for v in (a, b)]
+    both = float(GradientPenalty(torch.stack([a, b]), "all_logits", seed=4)(net, step)[1].detach())
+    assert both == pytest.approx(sum(alone) / 2)
+    flat = torch.zeros(27, dtype=torch.float64)
+    flat[:9] = 1 / 3
+    full = float(GradientPenalty(flat, "all_logits", "l2_mean", 4, full=True)(net, step)[1].detach())
+    axis = torch.tensor([1.0, 0, 0], dtype=torch.float64)
+    assert full == pytest.approx(9 * float(GradientPenalty(axis, "all_logits")(net, step)[1].detach()))
+
+
+def test_the_full_direction_is_the_difference_of_the_flattened_means(labelled):
+    found = directions_at("relu", labelled, PClarcParams(features="full"))
+    rows = labelled.train.labels == 0
+    with torch.no_grad():
+        flat = split(labelled.model, "relu")[0](labelled.train.tensor(rows)).flatten(1).double().numpy()
+    has = labelled.artifact[rows]
+    difference = flat[has].mean(0) - flat[~has].mean(0)
+    vector = difference / np.linalg.norm(difference)
+    np.testing.assert_allclose(found.vectors[0], vector, atol=1e-6)
+    np.testing.assert_allclose(float(found.mean_clean[0]), vector @ flat[~has].mean(0), rtol=1e-5)
+
+
+def test_full_features_move_every_sample_to_the_clean_mean_and_nothing_else(labelled):
+    (corrected,) = corrected_by("p_clarc", PClarcParams(features="full"), labelled, ("relu",)).values()
+    found = directions_at("relu", labelled, PClarcParams(features="full"))
+    moved = scores_after(corrected.model, labelled).flatten(1)
+    torch.testing.assert_close((moved @ found.vectors[0]), found.mean_clean.expand(48), atol=1e-4, rtol=0)
+    with torch.no_grad():
+        before = split(labelled.model, "relu")[0](labelled.train.tensor(slice(None))).flatten(1)
+    change = moved - before
+    torch.testing.assert_close(change, (change @ found.vectors[0])[:, None] * found.vectors[0], atol=1e-4, rtol=0)
+
+
+def test_several_vectors_are_projected_out_together(material):
+    (corrected,) = corrected_by("p_clarc", PClarcParams(also=("svm",)), material, ("relu",)).values()
+    pooled = pool(scores_after(corrected.model, material), "max").numpy()
+    for kind in ("signal", "svm"):
+        cav = material.cavs.find("relu", kind)
+        np.testing.assert_allclose(pooled @ cav.vector, cav.mean_clean, atol=1e-4)
+
+
+def test_a_clarc_without_strength_is_plain_fine_tuning_and_leaves_no_stage(material):
+    params = AClarcParams(enabled=True, lambdas=(0.0, 1.0), batch_size=16)
+    none, moved = corrected_by("a_clarc", params, material, ("relu",)).values()
+    plain = corrected_by("rr_clarc", RrClarcParams(lambdas=(0.0,), batch_size=16), material, ("relu",))
+    assert same(state(none.model), state(plain["rr_clarc-relu-0"].model))
+    assert not same(state(none.model), state(moved.model)) and state(moved.model).keys() == state(material.model).keys()
+    assert moved.history[0]["train_penalty"] > 0 and none.history[0]["train_penalty"] == 0
+
+
+def test_a_clarc_moves_the_share_it_is_asked_to_the_artifact_mean(material):
+    cav = material.cavs.find("relu", "signal")
+    vectors, targets = torch.from_numpy(cav.vector)[None], torch.tensor([cav.mean_artifact])
+    seen = []
+
+    class Spy(torch.nn.Module):
+        def forward(self, x):
+            seen.append(x)
+            return x.mean((2, 3))
+
+    with torch.no_grad():
+        inputs = split(material.model, "relu")[0](material.train.tensor(slice(None)))
+    step = Step(inputs, torch.from_numpy(material.train.labels), material.train.sample_ids)
+    strand = type("Strand", (), {"trained": Spy(), "candidate": type("C", (), {"strength": 1.0})()})()
+    for share in (1.0, 0.5):
+        AugmentedLoss(vectors, targets, "max", share, 3)(strand, step, lambda logits, labels: logits.sum())
+    scores = pool(seen[0], "max") @ vectors[0]
+    torch.testing.assert_close(scores, targets.expand(48), atol=1e-5, rtol=0)
+    still = (seen[1] == inputs).flatten(1).all(1)
+    assert 10 < still.sum() < 40
+    np.testing.assert_allclose(seen[1][~still], seen[0][~still])

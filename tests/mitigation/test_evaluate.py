@@ -37,10 +37,10 @@ def folder(model, description, train, val, cavs, masks, tmp_path):
     return tmp_path
 
 
-def test_logits_with_shared_layers_equal_those_of_whole_models(folder, model, sets, monkeypatch):
-    monkeypatch.setattr(evaluate, "AT_ONCE", 2)
+@pytest.mark.parametrize("limit", [0, 2**30])
+def test_logits_with_shared_layers_equal_those_of_whole_models(folder, model, sets, limit):
     models = CorrectedModels(folder)
-    found = candidate_logits(models, model, sets, 7, "cpu")
+    found = candidate_logits(models, model, sets, 7, "cpu", limit)
     whole = {candidate.name: models.load(candidate.name) for candidate in models.candidates()}
     for key, images in sets.items():
         assert list(found[key]) == [candidate.name for candidate in models.candidates()]

@@ -6,7 +6,8 @@ from tests.mitigation.toys import image_set, same, state
 
 from xai_robustness.mitigation.base import Candidate, Material
 from xai_robustness.mitigation.clarc import GradientPenalty
-from xai_robustness.mitigation.finetune import Penalty, collapsed, finetune
+from xai_robustness.mitigation.finetune import collapsed, finetune
+from xai_robustness.mitigation.objectives import Penalty
 from xai_robustness.mitigation.params import FineTuningParams
 from xai_robustness.models.zoo import split
 from xai_robustness.randomness import torch_rng

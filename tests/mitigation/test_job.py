@@ -1,13 +1,14 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from tests.mitigation.toys import same, state
 
 from xai_robustness.concepts.cav import Cavs
 from xai_robustness.mitigation import clarc, finetune
-from xai_robustness.mitigation.base import METHODS, REFERENCE
+from xai_robustness.mitigation.base import METHODS, REFERENCE, grid
 from xai_robustness.mitigation.job import CANDIDATES, CorrectedModels, CorrectionJob, load_corrected
 from xai_robustness.mitigation.params import MitigationParams
 from xai_robustness.models.checkpoint import build_from, describe
@@ -42,6 +43,45 @@ def job(model, description, train, val, cavs, masks):
 def finished(job, tmp_path):
     job.write(tmp_path / "out")
     return CorrectedModels(tmp_path / "out")
+
+
+NEW = {
+    "a_clarc": {"layers": ["relu"], "batch_size": 16},
+    "iterative": {"layers": ["block"]},
+    "cdep": {"lambdas": [1.0], "batch_size": 16},
+    "dfr": {"lambdas": [1.0], "repeats": 2},
+    "group_dro": {"lambdas": [0.1], "batch_size": 16},
+    "jtt": {"lambdas": [5.0], "batch_size": 16},
+}
+OPT_IN = MitigationParams(
+    rrr={"enabled": False},
+    rr_clarc={"layers": ["relu"], "features": "full", "lambdas": [1.0], "batch_size": 16},
+    p_clarc={"layers": ["relu"], "features": "full"},
+    reactive_p_clarc={"layers": ["relu"], "also": ["svm"]},
+    **{name: {"enabled": True, **group} for name, group in NEW.items()},
+)
+
+
+def test_every_opt_in_method_is_saved_and_loaded_by_itself_to_the_bit(
+    model, description, train, val, cavs, masks, labelled, tmp_path
+):
+    labels = pd.DataFrame({"sample_id": train.sample_ids, "artifact": train.has_artifact})
+    before = state(model)
+    job = CorrectionJob(model, description, train, val, cavs, masks, OPT_IN, 3, artifact_labels=labels)
+    job.write(tmp_path)
+    models, images = CorrectedModels(tmp_path), train.tensor(slice(None))
+    assert not models.absent and not (tmp_path / ".activations").exists() and same(before, state(model))
+    made = {}
+    for method, group in OPT_IN.methods().items():
+        method = METHODS[method](group)
+        mine = [c for c in grid(OPT_IN, model) if c.method == method.name]
+        made |= {c.candidate.name: c.model for c in method.correct(mine, labelled)} if mine else {}
+    assert set(made) == {c.name for c in models.candidates()}
+    with torch.no_grad():
+        for name, load in load_corrected(tmp_path).items():
+            torch.testing.assert_close(load()(images), made[name](images), atol=1e-5, rtol=1e-5)
+            again = load_corrected(tmp_path)[name]()
+            assert torch.equal(load()(images), again(images))
 
 
 def files(folder):

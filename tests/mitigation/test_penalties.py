@@ -42,6 +42,8 @@ def test_aggregations_of_zero_gradients_have_finite_derivatives():
         ("target_logit", [-2.0, 0.0]),
         ("all_logits", [-0.5, 2.0]),
         ("all_logits_random", [3.5, -4.0]),
+        ("loss", [np.log(np.exp(x - x[y]).sum()) for x, y in zip(LOGITS.numpy(), (1, 0))]),
+        ("softmax", [np.exp(x[y]) / np.exp(x).sum() for x, y in zip(LOGITS.numpy(), (1, 0))]),
         ("logprobs", [np.log(np.exp(x) / np.exp(x).sum()).mean() for x in LOGITS.numpy()]),
     ],
 )
@@ -54,6 +56,10 @@ def test_criteria_of_multi_label_tasks():
     assert CRITERIA["target_logit"](LOGITS, labels, SIGNS).tolist() == [1.5, 0.0]
     wanted = np.log(1 / (1 + np.exp(-LOGITS.numpy()))).mean(1)
     assert CRITERIA["logprobs"](LOGITS, labels, SIGNS).tolist() == pytest.approx(wanted)
+    chance = 1 / (1 + np.exp(-LOGITS.numpy()))
+    assert CRITERIA["softmax"](LOGITS, labels, SIGNS).tolist() == pytest.approx([chance[0, [0, 2]].mean(), 0.0])
+    wanted = -np.where(labels == 1, np.log(chance), np.log(1 - chance)).mean(1)
+    assert CRITERIA["loss"](LOGITS, labels, SIGNS).tolist() == pytest.approx(wanted)
 
 
 def test_every_criterion_gives_one_number_a_sample():

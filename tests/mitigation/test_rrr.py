@@ -5,10 +5,13 @@ from tests.mitigation.toys import same, state
 from tests.reference import clarc as naive
 from torch import nn
 
-from xai_robustness.mitigation.base import METHODS, MaskTable, Material
-from xai_robustness.mitigation.finetune import Step
+from xai_robustness.mitigation.base import METHODS, Candidate, MaskTable, Material
+from xai_robustness.mitigation.finetune import finetune
+from xai_robustness.mitigation.objectives import Step
 from xai_robustness.mitigation.params import RrrParams
-from xai_robustness.mitigation.rrr import MaskPenalty, overlap
+from xai_robustness.mitigation.penalties import CRITERIA, FORMS, overlap, random_signs
+from xai_robustness.mitigation.rrr import MaskPenalty, moved
+from xai_robustness.randomness import torch_rng
 
 
 def smooth_net():
@@ -41,6 +44,71 @@ def test_penalty_equals_finite_differences_and_logits_are_in_order():
     logits, found = MaskPenalty(TABLE)(net, STEP)
     assert float(found.detach()) == pytest.approx(naive_penalty(net), rel=1e-6)
     torch.testing.assert_close(logits, net(STEP.inputs), rtol=1e-12, atol=0)
+
+
+def explained_by(criterion, net, label, signs):
+    """The explained quantity of one image (C,H,W), written with NumPy."""
+
+    def of(image):
+        logits = net(torch.from_numpy(image[None])).detach().numpy()[0]
+        p = np.exp(logits) / np.exp(logits).sum()
+        return {
+            "loss": -np.log(p[label]),
+            "target_logit": logits[label],
+            "max_logit": logits.max(),
+            "all_logits": logits.sum(),
+            "all_logits_random": (signs * logits).sum(),
+            "logprobs": np.log(p).mean(),
+            "softmax": p[label],
+        }[criterion]
+
+    return of
+
+
+@pytest.mark.parametrize("form", FORMS.names())
+@pytest.mark.parametrize("criterion", CRITERIA.names())
+def test_every_target_and_form_equals_finite_differences(criterion, form):
+    net = smooth_net()
+    _, found = MaskPenalty(TABLE, criterion, seed=2, form=form)(net, STEP)
+    signs = random_signs(torch.Size((2, 3)), torch_rng(2, "mitigation", "signs", 0, 0)).numpy()
+    total = 0.0
+    for sign, at, mask in ((signs[0], 0, MASKS[1]), (signs[1], 2, MASKS[0])):
+        gradient = naive.gradient(explained_by(criterion, net, int(STEP.labels[at]), sign), IMAGES[at])
+        heat = np.abs(gradient.sum(0))
+        total += naive.cosine(heat, mask) if form == "cosine" else ((gradient * mask) ** 2).sum()
+    assert float(found.detach()) == pytest.approx(total / 4, rel=1e-5)
+    net.zero_grad()
+    MaskPenalty(TABLE, criterion, seed=2, form=form)(net, STEP)[1].backward()
+    assert all(torch.isfinite(weight.grad).all() for weight in net.parameters() if weight.grad is not None)
+    assert net[0].weight.grad.abs().max() > 0
+
+
+def test_masks_move_with_their_flipped_images():
+    net = smooth_net()
+    flips = torch.tensor([[True, False], [False, False], [True, True], [False, False]])
+    images = STEP.inputs.clone()
+    images[0], images[2] = images[0].flip(2), images[2].flip(1, 2)
+    there = MaskTable(TABLE.sample_ids, np.stack([MASKS[0][::-1, ::-1], MASKS[1][:, ::-1]]))
+    step = Step(images, STEP.labels, STEP.sample_ids, flips=flips)
+    still = Step(images, STEP.labels, STEP.sample_ids)
+    assert torch.equal(MaskPenalty(TABLE)(net, step)[1], MaskPenalty(there)(net, still)[1])
+    assert not torch.equal(MaskPenalty(TABLE)(net, step)[1], MaskPenalty(TABLE)(net, still)[1])
+
+
+def test_a_flipped_artifact_is_penalised_where_it_lies(material):
+    """The mask of a flipped image covers the very pixels that carry the artifact."""
+    train, seen = material.train, []
+
+    class Spy(MaskPenalty):
+        def __call__(self, model, step):
+            at, masks = self.masks.find(step.sample_ids)
+            regions = moved(torch.from_numpy(masks), step.flips[at])
+            seen.append((step.inputs[at].amin(1)[regions] == 1).all() and bool(step.flips[at].any()))
+            return super().__call__(model, step)
+
+    params = RrrParams(augment=True, batch_size=48)
+    finetune([Candidate("a", "rrr", None, 1.0)], material, params, Spy(material.masks))
+    assert seen == [True] and len(train) == 48
 
 
 def test_derivative_of_the_penalty_by_the_weights_equals_finite_differences():

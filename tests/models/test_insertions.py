@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from xai_robustness.models.insertions import INSERTIONS, Projection
+from xai_robustness.models.insertions import INSERTIONS, Projection, SubspaceProjection
 from xai_robustness.models.taps import pool
 from xai_robustness.types import InputError
 
@@ -73,3 +73,46 @@ def test_constant_is_what_the_output_has_beyond_scaling() -> None:
 def test_bad_directions(arguments: tuple, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         Projection(*arguments)
+
+
+@pytest.mark.parametrize("pooling", ["max", "mean", "none"])
+def test_all_scores_of_a_subspace_become_their_targets(pooling: str) -> None:
+    a = torch.randn(4, 5, 3, 3, generator=torch.Generator().manual_seed(0))
+    size = 45 if pooling == "none" else 5
+    cavs, targets = torch.stack([direction(1, size), direction(2, size)]), torch.tensor([0.7, -0.2])
+    moved = SubspaceProjection(cavs, targets, pooling=pooling)(a)
+    features = moved.flatten(1) if pooling == "none" else pool(moved, pooling)
+    torch.testing.assert_close(features @ cavs.T, targets.expand(4, 2), atol=1e-5, rtol=0)
+    shift = (moved - a).flatten(1) if pooling == "none" else (moved - a)[..., 0, 0]
+    inside = shift @ torch.linalg.pinv(cavs) @ cavs
+    torch.testing.assert_close(inside, shift, atol=1e-5, rtol=0)
+
+
+def test_one_direction_is_the_plain_projection_and_a_repeated_one_does_no_harm() -> None:
+    a = torch.randn(4, 5, 3, 3)
+    wanted = Projection(direction(1), 0.7)(a)
+    for n in (1, 2):
+        module = SubspaceProjection(direction(1).expand(n, 5), torch.full((n,), 0.7))
+        torch.testing.assert_close(module(a), wanted, atol=1e-5, rtol=0)
+
+
+def test_a_reactive_subspace_leaves_the_others_to_the_bit_and_is_rebuilt() -> None:
+    a, condition = torch.randn(6, 5, 3, 3), direction(3)
+    scores = pool(a, "max") @ condition
+    module = SubspaceProjection(
+        torch.stack([direction(1), direction(2)]), torch.zeros(2), condition, -float(scores.median())
+    )
+    fires = scores - scores.median() > 0
+    assert torch.equal(module(a)[~fires], a[~fires]) and not torch.equal(module(a)[fires], a[fires])
+    again = INSERTIONS["SubspaceProjection"].from_config(module.config())
+    again.load_state_dict(module.state_dict())
+    assert torch.equal(again(a), module(a)) and again.config() == module.config()
+    plain = SubspaceProjection(direction(1)[None], torch.tensor([0.9]))
+    torch.testing.assert_close(2 * plain(a) - plain(2 * a), plain.constant(a))
+
+
+def test_bad_subspaces_are_refused() -> None:
+    with pytest.raises(InputError, match="vectors of length 1 and M numbers"):
+        SubspaceProjection(torch.ones(2, 5), torch.zeros(2))
+    with pytest.raises(InputError, match="max, mean or none"):
+        SubspaceProjection(direction(1)[None], torch.zeros(1), pooling="sum")

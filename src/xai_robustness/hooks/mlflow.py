@@ -11,12 +11,14 @@ from kedro.framework.hooks import hook_impl
 from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 
-from xai_robustness.io.datasets import Figure, Report, Table, versioned
+from xai_robustness.io.datasets import Checkpoints, Figure, Page, Report, Table, versioned
+from xai_robustness.models.checkpoint import load_description
 from xai_robustness.parameters import read_parameters
 from xai_robustness.types import METRIC_COLUMNS
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
+    from mlflow.models import ModelSignature
     from mlflow.tracking import MlflowClient
 
 CHILDREN = "correction_metrics"
@@ -70,6 +72,8 @@ class MlflowHooks:
             names = sorted(set(run_params.get("load_versions") or {}) | set(pipeline.all_outputs()))
             for name in names:
                 self._log(name, catalog)
+            if "selection" in pipeline.all_outputs():
+                self._register(catalog)
             self._close("FINISHED")
 
     @hook_impl
@@ -86,7 +90,7 @@ class MlflowHooks:
     def _log(self, name: str, catalog: DataCatalog) -> None:
         dataset, client = versioned(catalog, name), self._client
         assert client is not None
-        if isinstance(dataset, Table | Report | Figure):
+        if isinstance(dataset, Table | Report | Figure | Page):
             client.log_artifact(self._run_id, str(dataset.path()))
         if isinstance(dataset, Table):
             table = dataset.load()
@@ -94,6 +98,32 @@ class MlflowHooks:
                 self._log_children(table)
             elif {"metric", "value"} <= set(table.columns):
                 client.log_batch(self._run_id, metrics=_metrics(table))
+
+    def _register(self, catalog: DataCatalog) -> None:
+        """Log the selected model as a pyfunc with its signature and register it under the study's name.
+
+        MLflow is given the folder of safetensors and the module that loads it: nothing is pickled.
+        """
+        folders, selection = versioned(catalog, "corrected_classifiers"), versioned(catalog, "selection")
+        best = selection.load()["best"] if selection and selection.exists() else None
+        if best is None or not isinstance(folders, Checkpoints):
+            return
+        import mlflow
+
+        client = self._client
+        assert client is not None
+        folder = folders.path() / best
+        study = client.get_run(self._run_id).data.tags["study"]
+        mlflow.set_tracking_uri(client.tracking_uri)
+        with mlflow.start_run(run_id=self._run_id):
+            mlflow.pyfunc.log_model(
+                name="model",
+                loader_module="xai_robustness.models.served",
+                data_path=str(folder),
+                signature=_signature(folder),
+                registered_model_name=study,
+                pip_requirements=["torch", "torchvision", "safetensors"],
+            )
 
     def _log_children(self, table: pd.DataFrame) -> None:
         client = self._client
@@ -111,6 +141,19 @@ class MlflowHooks:
             _log_params(client, child.info.run_id, params)
             client.log_batch(child.info.run_id, metrics=_metrics(rows.drop(columns=columns)))
             client.set_terminated(child.info.run_id)
+
+
+def _signature(folder: Path) -> "ModelSignature":
+    """uint8 images (N,H,W,C) to float32 logits (N,K)."""
+    import numpy as np
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    description = load_description(folder)
+    c, h, w = description["image_shape"]
+    images = TensorSpec(np.dtype(np.uint8), (-1, h, w, c))
+    logits = TensorSpec(np.dtype(np.float32), (-1, description["n_classes"]))
+    return ModelSignature(Schema([images]), Schema([logits]))
 
 
 def _experiment(client: "MlflowClient", name: str, files: Path) -> str:

@@ -36,6 +36,18 @@ class Report(Versioned):
         return self._at(self.path()).preview()  # type: ignore[attr-defined]
 
 
+class Page(Versioned):
+    """A self-contained HTML page."""
+
+    inner = "text.TextDataset"
+
+
+class Folder(Versioned):
+    """A folder that a job has written; loads as its path."""
+
+    inner = "xai_robustness.io.stores.FolderDataset"
+
+
 class Figure(Versioned):
     """A Matplotlib figure as PNG."""
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from xai_robustness.concepts.cav import Cavs
 from xai_robustness.datasets.base import ImageSet, take
+from xai_robustness.mitigation.cache import ActivationCache
 from xai_robustness.mitigation.params import MethodParams, MitigationParams
 from xai_robustness.models.zoo import check_layer, inspected_layers
 from xai_robustness.registry import Registry
@@ -83,6 +84,8 @@ class Material:
         masks: artifact masks of training samples; empty where there are none.
         seed: seed of the run.
         device: where to compute.
+        artifact: bool (N,), which training images are labelled as carrying the artifact; None where none was confirmed.
+        cache: activations of unchanged layers of the training ("train") and validation ("val") images, or None.
     """
 
     model: nn.Sequential
@@ -92,6 +95,8 @@ class Material:
     masks: MaskTable
     seed: int = 0
     device: str = "cpu"
+    artifact: Bool[np.ndarray, " n"] | None = None
+    cache: ActivationCache | None = None
 
 
 @dataclass(frozen=True)
@@ -137,6 +142,14 @@ class Method(ABC):
     def absence(self, candidate: Candidate, material: Material) -> str | None:
         """Why this candidate cannot be made from the material, or None."""
 
+    def at(self, candidate: Candidate, model: nn.Sequential) -> Candidate:
+        """The candidate with what only the model tells, as a layer that is not chosen."""
+        return candidate
+
+    def cached_layers(self, candidates: Sequence[Candidate]) -> set[str]:
+        """Layers whose activations of training images the method needs for these candidates; none by default."""
+        return set()
+
     @abstractmethod
     def correct(self, candidates: Sequence[Candidate], material: Material) -> Iterator[Corrected]:
         """Make the candidates; the outcome of each is the same whichever others are asked for."""
@@ -164,7 +177,8 @@ def grid(params: MitigationParams, model: nn.Sequential) -> list[Candidate]:
     """`candidates` for a model, with all layers checked; raises InputError that lists the layers there are."""
     for layer in params.all_layers():
         check_layer(model, layer)
-    return candidates(params, inspected_layers(model) if _needs_layers(params) else ())
+    layers = inspected_layers(model) if _needs_layers(params) else ()
+    return [method.at(candidate, model) for method in methods_of(params) for candidate in method.candidates(layers)]
 
 
 def _needs_layers(params: MitigationParams) -> bool:

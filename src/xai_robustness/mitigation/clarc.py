@@ -1,4 +1,4 @@
-"""Class artifact compensation: RR-ClArC trains, P-ClArC and reactive P-ClArC project."""
+"""Class artifact compensation that trains what follows a layer: RR-ClArC and A-ClArC."""
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from xai_robustness.concepts.cav import Cavs
 from xai_robustness.mitigation.base import (
     METHODS,
     Candidate,
@@ -17,37 +16,37 @@ from xai_robustness.mitigation.base import (
     label_of,
     layers_of,
 )
-from xai_robustness.mitigation.finetune import Penalty, Step, finetune
-from xai_robustness.mitigation.params import PClarcParams, ReactivePClarcParams, RrClarcParams
+from xai_robustness.mitigation.directions import absent_direction, directions_at
+from xai_robustness.mitigation.finetune import finetune
+from xai_robustness.mitigation.objectives import Objective, Penalised, Penalty, Step, Strand
+from xai_robustness.mitigation.params import AClarcParams, RrClarcParams
 from xai_robustness.mitigation.penalties import AGGREGATIONS, CRITERIA, random_signs
-from xai_robustness.models.insertions import Projection
-from xai_robustness.models.taps import Pooling
-from xai_robustness.models.zoo import insert_after
+from xai_robustness.models.insertions import SubspaceProjection
+from xai_robustness.models.objective import Loss
 from xai_robustness.randomness import torch_rng
-from xai_robustness.types import InputError
-
-STAGE = "projection"
-"""Name of the stage that P-ClArC inserts after its layer."""
 
 
 class GradientPenalty(Penalty):
     """RR-ClArC's penalty: the gradient of the logits at a layer, compared to a concept direction [Dreyer2023].
 
     Args:
-        vector: v, float (K,), of length 1.
+        vector: v, float (K,), of length 1; or several of them (M,K), over which the comparison is averaged.
         criterion: what the gradient explains, a name of CRITERIA.
         aggregation: how gradient and direction are compared, a name of AGGREGATIONS.
         seed: run seed; random signs come from the stream "signs" of each epoch and batch.
+        full: whether the vectors are directions of the flattened activation.
     """
 
     def __init__(
         self,
-        vector: Float[Tensor, " k"],
+        vector: Float[Tensor, "*m k"],
         criterion: str = "all_logits_random",
         aggregation: str = "l2_mean",
         seed: int = 0,
+        full: bool = False,
     ) -> None:
-        self.vector = vector
+        self.vectors = vector.reshape(-1, vector.shape[-1])
+        self.full = full
         self.criterion = CRITERIA[criterion]
         self.aggregation = AGGREGATIONS[aggregation]
         self.seed = seed
@@ -59,7 +58,9 @@ class GradientPenalty(Penalty):
         signs = random_signs(logits.shape, torch_rng(self.seed, "mitigation", "signs", step.epoch, step.number))
         explained = self.criterion(logits, step.labels, signs.to(logits)).sum()
         (gradients,) = torch.autograd.grad(explained, inputs, create_graph=True)
-        return logits, self.aggregation(gradients, self.vector.to(gradients))
+        gradients = gradients.flatten(1) if self.full else gradients
+        found = [self.aggregation(gradients, vector) for vector in self.vectors.to(gradients)]
+        return logits, torch.stack(found).mean()
 
 
 @METHODS.register("rr_clarc")
@@ -78,81 +79,70 @@ class RrClarc(Method):
 
     def absence(self, candidate: Candidate, material: Material) -> str | None:
         """A candidate needs the concept vector of its layer."""
-        return _missing(material.cavs, candidate.layer, self.params.cav)
+        return absent_direction(candidate.layer or "", material, self.params)
+
+    def cached_layers(self, candidates: Sequence[Candidate]) -> set[str]:
+        """The layers of the candidates."""
+        return {candidate.layer for candidate in candidates if candidate.layer}
 
     def correct(self, candidates: Sequence[Candidate], material: Material) -> Iterator[Corrected]:
         """Fine-tune, layer by layer."""
-        params = self.params
         for layer, group in groupby(candidates, key=lambda candidate: candidate.layer):
-            vector = torch.from_numpy(material.cavs.find(layer or "", params.cav).vector)
-            penalty = GradientPenalty(vector, params.criterion, params.aggregation, material.seed)
-            yield from finetune(list(group), material, params, penalty)
+            yield from finetune(list(group), material, self.params, self.objective(layer or "", material))
+
+    def objective(self, layer: str, material: Material) -> Objective:
+        """The penalised loss of a layer."""
+        params = self.params
+        direction = directions_at(layer, material, params)
+        vectors = direction.vectors if len(direction.vectors) == 1 else torch.linalg.qr(direction.vectors.T)[0].T
+        full = direction.pooling == "none"
+        return Penalised(GradientPenalty(vectors, params.criterion, params.aggregation, material.seed, full))
 
 
-@METHODS.register("p_clarc")
-class PClarc(Method):
-    """Move every sample's activations to the mean score of clean samples; nothing is trained [Anders2022]."""
+class AugmentedLoss(Objective):
+    """A-ClArC's loss: the classification loss on activations that were moved to the artifact's mean [Anders2022].
 
-    name = "p_clarc"
-    params: PClarcParams
+    a' = a + strength (mean score of artifact samples - v.pool(a)) v, for a share of the samples of each batch.
 
-    def candidates(self, layers: Sequence[str]) -> list[Candidate]:
-        """Every layer."""
-        if not self.params.enabled:
-            return []
-        return [
-            Candidate(label_of(self.name, layer), self.name, layer, None, self.params.cav)
-            for layer in layers_of(self.params, layers)
-        ]
+    Args:
+        vectors: directions v, float (M,K), or (1,K P) for full features.
+        targets: mean scores of the artifact samples, (M,).
+        pooling: max, mean, or none (full features).
+        share: share of each batch that is moved.
+        seed: run seed; the samples are drawn from the stream "a_clarc" of each epoch and batch.
+    """
 
-    def absence(self, candidate: Candidate, material: Material) -> str | None:
-        """A candidate needs the concept vector of its layer."""
-        return _missing(material.cavs, candidate.layer, self.params.cav)
+    def __init__(
+        self,
+        vectors: Float[Tensor, "m k"],
+        targets: Float[Tensor, " m"],
+        pooling: str = "max",
+        share: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        self.move = SubspaceProjection(vectors, targets, pooling=pooling)
+        self.share, self.seed = share, seed
 
-    def correct(self, candidates: Sequence[Candidate], material: Material) -> Iterator[Corrected]:
-        """Insert a projection after each layer of a copy of the model."""
-        for candidate in candidates:
-            layer = candidate.layer or ""
-            model = insert_after(material.model, layer, self.projection(layer, material.cavs), STAGE)
-            yield Corrected(candidate, model.eval())
-
-    def projection(self, layer: str, cavs: Cavs) -> Projection:
-        """The stage to insert: pooled scores move to the mean score of clean samples."""
-        cav = cavs.find(layer, self.params.cav)
-        return Projection(torch.from_numpy(cav.vector), cav.mean_clean, pooling=_pooling(cav.pool))
-
-
-@METHODS.register("reactive_p_clarc")
-class ReactivePClarc(PClarc):
-    """P-ClArC for the samples alone that a second concept vector, with its intercept, calls artifacts [Bareeva2024]."""
-
-    name = "reactive_p_clarc"
-    params: ReactivePClarcParams  # type: ignore[assignment]
-
-    def absence(self, candidate: Candidate, material: Material) -> str | None:
-        """A candidate needs both concept vectors of its layer."""
-        missing = super().absence(candidate, material)
-        return missing or _missing(material.cavs, candidate.layer, self.params.condition)
-
-    def projection(self, layer: str, cavs: Cavs) -> Projection:
-        """The stage to insert, with its condition."""
-        cav, decides = cavs.find(layer, self.params.cav), cavs.find(layer, self.params.condition)
-        return Projection(
-            torch.from_numpy(cav.vector),
-            cav.mean_clean,
-            torch.from_numpy(decides.vector),
-            decides.intercept,
-            pooling=_pooling(cav.pool),
-        )
+    def __call__(self, strand: Strand, step: Step, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss on moved activations; the second part is the mean length of the move."""
+        shift = (self.move.to(step.inputs.device)(step.inputs) - step.inputs) * (strand.candidate.strength or 0.0)
+        if self.share < 1:
+            generator = torch_rng(self.seed, "mitigation", "a_clarc", step.epoch, step.number)
+            drawn = torch.rand(len(step.inputs), generator=generator).to(shift) < self.share
+            shift = shift * drawn.reshape(-1, *[1] * (shift.ndim - 1))
+        fit = loss(strand.trained(step.inputs + shift), step.labels)
+        return fit, fit, shift.flatten(1).norm(dim=1).mean()
 
 
-def _pooling(name: str) -> Pooling:
-    return "mean" if name == "mean" else "max"
+@METHODS.register("a_clarc")
+class AClarc(RrClarc):
+    """Fine-tuning after a layer with `AugmentedLoss`; the model that comes out has no extra stage [Anders2022]."""
 
+    name = "a_clarc"
+    params: AClarcParams  # type: ignore[assignment]
 
-def _missing(cavs: Cavs, layer: str | None, kind: str) -> str | None:
-    try:
-        cavs.find(layer or "", kind)
-    except InputError as error:
-        return str(error)
-    return None
+    def objective(self, layer: str, material: Material) -> Objective:
+        """The loss on moved activations."""
+        params = self.params
+        found = directions_at(layer, material, params)
+        return AugmentedLoss(found.vectors, found.mean_artifact, found.pooling, params.share, material.seed)

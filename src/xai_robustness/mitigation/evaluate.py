@@ -1,14 +1,14 @@
 """Logits and metrics of all candidates, with the unchanged part of the model computed once for those that share it."""
 
+import tempfile
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from xai_robustness.datasets.base import ImageSet
 from xai_robustness.metrics.bootstrap import Interval, Resamples, once, percentile_interval
@@ -21,6 +21,7 @@ from xai_robustness.metrics.classification import (
     metric_names,
 )
 from xai_robustness.mitigation.base import REFERENCE, Candidate
+from xai_robustness.mitigation.cache import ActivationCache
 from xai_robustness.mitigation.finetune import collapsed
 from xai_robustness.mitigation.job import CorrectedModels
 from xai_robustness.mitigation.params import MitigationParams
@@ -31,8 +32,6 @@ from xai_robustness.types import METRIC_COLUMNS, InputError
 Logits = dict[str, dict[str, Float[np.ndarray, "n k"]]]
 CANDIDATE_COLUMNS = ("candidate", "method", "layer", "strength", "cav", "collapsed")
 RATES = ("false_positive_rate", "largest_false_positive_rate")
-AT_ONCE = 8
-"""Candidates of one layer that are held in memory together."""
 
 
 def evaluate_candidates(
@@ -59,63 +58,64 @@ def evaluate_candidates(
         See `correction_metrics`.
     """
     models = CorrectedModels(folder)
-    logits = candidate_logits(models, model, sets, params.eval_batch_size, device)
+    limit = int(params.cache_gigabytes * 2**30)
+    logits = candidate_logits(models, model, sets, params.eval_batch_size, device, limit)
     return correction_metrics(models.candidates(), logits, sets, seed, n_boot)
 
 
 def candidate_logits(
-    models: CorrectedModels, original: nn.Sequential, sets: Mapping[str, ImageSet], batch_size: int, device: str
+    models: CorrectedModels,
+    original: nn.Sequential,
+    sets: Mapping[str, ImageSet],
+    batch_size: int,
+    device: str,
+    limit: int = 8 * 2**30,
 ) -> Logits:
     """Logits float32 (N,C) of every candidate on every set: set -> candidate -> logits.
 
-    Candidates that work at the same layer share one pass through the unchanged layers before it, at most AT_ONCE at
-    a time; the reference is the original itself.
+    The unchanged layers run once over each set: their activations are kept on disk, at most `limit` bytes a set, and
+    each candidate, loaded once, goes on from there. The reference is the original itself.
     """
+    candidates = models.candidates()
+    layers = sorted({candidate.layer for candidate in candidates if candidate.layer})
     found: Logits = {key: {} for key in sets}
-    groups = [
-        (layer, members[start : start + AT_ONCE])
-        for layer, members in _by_layer(models.candidates())
-        for start in range(0, len(members), AT_ONCE)
-    ]
-    total = len(groups) * sum(map(len, sets.values()))
-    with torch.inference_mode(), progress(total, "evaluate corrections") as bar:
-        for layer, members in groups:
-            prefix, tails = _parts(models, original, layer, members, device)
+    total = len(candidates) * sum(map(len, sets.values()))
+    bar = progress(total, "evaluate corrections")
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode(), bar:
+        cache = ActivationCache(original.to(device).eval(), layers, Path(folder), device, batch_size, limit)
+        for candidate in candidates:
+            prefix, tail = _parts(models, original, candidate, device)
             for key, images in sets.items():
-                parts: dict[str, list[Tensor]] = {name: [] for name in tails}
-                for batch in images.batches(batch_size):
-                    inputs = prefix(batch.images.to(device))
-                    for name, tail in tails.items():
-                        parts[name].append(tail(inputs).float().cpu())
-                    bar.update(len(batch.rows))
-                found[key] |= {name: torch.cat(part).numpy() for name, part in parts.items()}
-    order = [candidate.name for candidate in models.candidates()]
-    return {key: {name: values[name] for name in order} for key, values in found.items()}
+                kept = cache.find(key, images, candidate.layer) if candidate.layer else None
+                parts = []
+                for rows in _batches(len(images), batch_size):
+                    inputs = prefix(images.tensor(rows).to(device)) if kept is None else kept.take(rows).to(device)
+                    parts.append(tail(inputs).float().cpu())
+                    bar.update(len(parts[-1]))
+                found[key][candidate.name] = torch.cat(parts).numpy()
+    return found
 
 
-def _by_layer(candidates: Sequence[Candidate]) -> list[tuple[str | None, list[Candidate]]]:
-    ordered = sorted(candidates, key=lambda candidate: candidate.layer or "")
-    return [(layer, list(group)) for layer, group in groupby(ordered, key=lambda candidate: candidate.layer)]
+def _batches(n: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
 
 def _parts(
-    models: CorrectedModels, original: nn.Sequential, layer: str | None, members: Sequence[Candidate], device: str
-) -> tuple[nn.Module, dict[str, nn.Module]]:
-    """The shared part, and what follows it in each candidate."""
-    if layer is None:
-        loaded = {c.name: models.load(c.name, device) for c in members if c.name != REFERENCE}
-        return nn.Identity(), {c.name: loaded.get(c.name, original) for c in members}
-    prefix, _ = split(original, layer)
+    models: CorrectedModels, original: nn.Sequential, candidate: Candidate, device: str
+) -> tuple[nn.Module, nn.Module]:
+    """The unchanged part, and what follows it in the candidate."""
+    model = original if candidate.name == REFERENCE else models.load(candidate.name, device)
+    if candidate.layer is None:
+        return nn.Identity(), model
+    prefix, _ = split(original, candidate.layer)
     state = prefix.state_dict()
-    tails: dict[str, nn.Module] = {}
-    for candidate in members:
-        before, tails[candidate.name] = split(models.load(candidate.name, device), layer)
-        if any(not torch.equal(value, state[key].to(value)) for key, value in before.state_dict().items()):
-            raise InputError(
-                f"The model parameter of evaluate_candidates must be the one that '{candidate.name}' was made from. "
-                f"Got another one, which differs up to layer '{layer}': run the corrections again."
-            )
-    return prefix, tails
+    before, tail = split(model, candidate.layer)
+    if any(not torch.equal(value, state[key].to(value)) for key, value in before.state_dict().items()):
+        raise InputError(
+            f"The model parameter of evaluate_candidates must be the one that '{candidate.name}' was made from. "
+            f"Got another one, which differs up to layer '{candidate.layer}': run the corrections again."
+        )
+    return prefix, tail
 
 
 def correction_metrics(

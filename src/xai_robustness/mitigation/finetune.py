@@ -2,91 +2,35 @@
 
 import copy
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from xai_robustness.datasets.base import Batch
+from xai_robustness.datasets.base import ImageSet
 from xai_robustness.mitigation.base import Candidate, Corrected, Material
+from xai_robustness.mitigation.objectives import Objective, Penalised, Penalty, Step, Strand
 from xai_robustness.mitigation.params import FineTuningParams
-from xai_robustness.models.inputs import in_memory
+from xai_robustness.models.inputs import flip, flip_draws, in_memory
 from xai_robustness.models.objective import loss_for
 from xai_robustness.models.zoo import split
 from xai_robustness.progress import progress
 from xai_robustness.randomness import torch_rng
 
 
-@dataclass(frozen=True)
-class Step:
-    """One batch as a penalty sees it.
-
-    Attributes:
-        inputs: what enters the trained part: activations (B,K,…) of the frozen part, or images (B,C,H,W); no graph.
-        labels: int64 (B,), or (B,L) for multi-label tasks.
-        sample_ids: int64 (B,).
-        epoch: number of the epoch, from 0.
-        number: number of the batch in the epoch, from 0.
-    """
-
-    inputs: Float[Tensor, "b ..."]
-    labels: Tensor
-    sample_ids: np.ndarray
-    epoch: int = 0
-    number: int = 0
-
-
-class Penalty(ABC):
-    """A number that fine-tuning is to make small beside the classification loss."""
-
-    @abstractmethod
-    def __call__(self, model: nn.Module, step: Step) -> tuple[Float[Tensor, "b c"], Float[Tensor, ""]]:
-        """Return the logits of the batch and the penalty, both differentiable in the weights of `model`."""
-
-
-@dataclass(eq=False)
-class Strand:
-    """One candidate under training.
-
-    Attributes:
-        candidate: which one.
-        full: the whole model.
-        trained: the part of it after the candidate's layer.
-        weights: what is trained.
-        optimizer: over `weights`.
-        history: one record a finished epoch.
-        stopped: why it was stopped, or None.
-        collapsed: whether it gave one answer for all validation images, or None.
-        sums: of loss and penalty over the samples of this epoch, and their number.
-    """
-
-    candidate: Candidate
-    full: nn.Sequential
-    trained: nn.Sequential
-    weights: list[nn.Parameter]
-    optimizer: torch.optim.Optimizer
-    history: list[dict[str, float]] = field(default_factory=list)
-    stopped: str | None = None
-    collapsed: bool | None = None
-    sums: np.ndarray = field(default_factory=lambda: np.zeros(3))
-
-    def outcome(self) -> Corrected:
-        """What has become of the candidate."""
-        model = None if self.stopped else self.full.cpu().eval().requires_grad_(True)
-        return Corrected(self.candidate, model, self.stopped, self.collapsed, tuple(self.history))
-
-
 def finetune(
-    candidates: Sequence[Candidate], material: Material, params: FineTuningParams, penalty: Penalty | None
+    candidates: Sequence[Candidate],
+    material: Material,
+    params: FineTuningParams,
+    objective: Objective | Penalty | None,
 ) -> list[Corrected]:
     """Fine-tune one copy of the model for each candidate; all candidates share one layer, or have none.
 
     The loss is the classification loss of training, with class weights, plus strength times penalty; strength 0 is
-    plain fine-tuning. Everything up to the layer is frozen and runs once a batch, without a graph. The trained part
+    plain fine-tuning. Another objective takes its place. Everything up to the layer is frozen: its activations come
+    from the material's cache, or it runs once a batch for all candidates, without a graph. The trained part
     stays in evaluation mode too: its batch norms keep their running statistics and train their scales and shifts, and
     there is no dropout. So the gradient that is penalised is the gradient of the model as it is used; under batch
     statistics a shift of all samples along the concept direction would cancel out of it. ([Dreyer2023] leave the
@@ -97,7 +41,10 @@ def finetune(
     Returns:
         The outcomes, in the order of the candidates.
     """
-    run = _Lockstep(candidates, material, params, penalty)
+    if not candidates:
+        return []
+    chosen = objective if isinstance(objective, Objective) else Penalised(objective)
+    run = _Lockstep(candidates, material, params, chosen)
     layer = candidates[0].layer
     title = f"correct {candidates[0].method}{' ' + layer if layer else ''}"
     with progress(params.epochs * len(run.train), title) as bar:
@@ -115,9 +62,9 @@ class _Lockstep:
         candidates: Sequence[Candidate],
         material: Material,
         params: FineTuningParams,
-        penalty: Penalty | None,
+        objective: Objective,
     ) -> None:
-        self.params, self.penalty, self.seed = params, penalty, material.seed
+        self.params, self.objective, self.seed = params, objective, material.seed
         self.device = torch.device(material.device)
         self.train, self.val = in_memory(material.train), in_memory(material.val)
         info = self.train.info
@@ -126,6 +73,11 @@ class _Lockstep:
         layer = candidates[0].layer
         prefix = split(copy.deepcopy(material.model), layer)[0] if layer else nn.Sequential()
         self.prefix = prefix.to(self.device).eval().requires_grad_(False)
+        self.kept = {}
+        if layer and material.cache:
+            flips = {"train": params.augment, "val": False}
+            sets = {"train": self.train, "val": self.val}
+            self.kept = {key: material.cache.find(key, sets[key], layer, flips[key]) for key in sets}
         self.strands = [self._strand(candidate, material.model) for candidate in candidates]
 
     def _strand(self, candidate: Candidate, model: nn.Sequential) -> Strand:
@@ -146,22 +98,33 @@ class _Lockstep:
         """One pass over the biased training images, shuffled by the stream of this epoch."""
         generator = torch_rng(self.seed, "mitigation", "shuffle", epoch)
         order = torch.randperm(len(self.train), generator=generator).numpy()
-        for number, batch in enumerate(self.train.batches(self.params.batch_size, order)):
-            step = self._step(batch, epoch, number)
+        flips = flip_draws(len(self.train), self.seed, epoch) if self.params.augment else None
+        for number, start in enumerate(range(0, len(order), self.params.batch_size)):
+            rows = order[start : start + self.params.batch_size]
+            step = self._step(rows, epoch, number, None if flips is None else flips[rows])
             for strand in self.alive:
                 self._update(strand, step)
-            advance(len(batch.rows))
+            advance(len(rows))
         for strand in self.alive:
             _close_epoch(strand, epoch)
 
-    def _step(self, batch: Batch, epoch: int, number: int) -> Step:
+    def _step(self, rows: np.ndarray, epoch: int, number: int, flips: Tensor | None) -> Step:
+        inputs = self._inputs("train", self.train, rows, flips)
+        labels = torch.from_numpy(self.train.labels[rows]).to(self.device)
+        return Step(inputs, labels, self.train.sample_ids[rows], epoch, number, flips)
+
+    def _inputs(self, key: str, images: ImageSet, rows: np.ndarray, flips: Tensor | None = None) -> Tensor:
+        """Activations of the frozen part, from the cache if there, without a graph."""
+        kept = self.kept.get(key)
+        if kept is not None:
+            return kept.take(rows, flips).to(self.device)
+        batch = images.tensor(rows)
         with torch.no_grad():
-            inputs = self.prefix(batch.images.to(self.device))
-        return Step(inputs, batch.labels.to(self.device), self.train.sample_ids[batch.rows], epoch, number)
+            return self.prefix((batch if flips is None else flip(batch, flips)).to(self.device))
 
     def _update(self, strand: Strand, step: Step) -> None:
         strand.optimizer.zero_grad(set_to_none=True)
-        value, fit, extra = self._loss(strand, step)
+        value, fit, extra = self.objective(strand, step, self.loss)
         if not math.isfinite(value.item()):
             strand.stopped = _reason("the loss", value, step)
             return
@@ -173,23 +136,14 @@ class _Lockstep:
         strand.optimizer.step()
         strand.sums += len(step.labels) * np.array([fit.item(), extra.item(), 1.0])
 
-    def _loss(self, strand: Strand, step: Step) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss to minimise, its classification part and the penalty without its strength."""
-        strength = strand.candidate.strength
-        if self.penalty is None or not strength:
-            fit = self.loss(strand.trained(step.inputs), step.labels)
-            return fit, fit, torch.zeros_like(fit)
-        logits, extra = self.penalty(strand.trained, step)
-        fit = self.loss(logits, step.labels)
-        return fit + strength * extra, fit, extra
-
     def validate(self) -> None:
         """Record the loss on biased validation images, and whether a model has collapsed; nothing is chosen by it."""
         alive = self.alive
         parts: list[list[Tensor]] = [[] for _ in alive]
         with torch.inference_mode():
-            for batch in self.val.batches(4 * self.params.batch_size):
-                inputs = self.prefix(batch.images.to(self.device))
+            size = 4 * self.params.batch_size
+            for start in range(0, len(self.val), size):
+                inputs = self._inputs("val", self.val, np.arange(start, min(start + size, len(self.val))))
                 for strand, collected in zip(alive, parts):
                     collected.append(strand.trained(inputs))
         labels = torch.from_numpy(self.val.labels).to(self.device)

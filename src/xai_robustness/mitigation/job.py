@@ -2,12 +2,14 @@
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 from torch import nn
 
 from xai_robustness.concepts.cav import Cavs
@@ -17,10 +19,12 @@ from xai_robustness.mitigation.base import (
     Corrected,
     MaskTable,
     Material,
+    Method,
     MitigationParams,
     grid,
     methods_of,
 )
+from xai_robustness.mitigation.cache import ActivationCache
 from xai_robustness.models.checkpoint import load_model, save_model, write_atomically
 
 CANDIDATES, RECORD = "candidates.json", "correction.json"
@@ -41,6 +45,7 @@ class CorrectionJob:
         params: the grid.
         seed: seed of the run.
         device: where to compute.
+        artifact_labels: sample_id and artifact of training samples, or None.
     """
 
     model: nn.Sequential
@@ -52,6 +57,7 @@ class CorrectionJob:
     params: MitigationParams
     seed: int = 0
     device: str = "cpu"
+    artifact_labels: pd.DataFrame | None = None
 
     def write(self, folder: Path) -> None:
         """Leave one folder a candidate, and `candidates.json`, in `folder`.
@@ -64,24 +70,44 @@ class CorrectionJob:
             InputError: a layer that the model does not have.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        masks = self.masks if self.masks is not None else MaskTable.empty()
-        device = self.device
-        material = Material(self.model, self.train, self.val, self.cavs or Cavs(), masks, self.seed, device)
+        material = self._material()
         wanted = grid(self.params, self.model)
         absent: dict[str, str] = {}
+        todo: list[tuple[Method, list[Candidate]]] = []
         for method in methods_of(self.params):
-            todo = []
+            left = []
             for candidate in (c for c in wanted if c.method == method.name):
                 reason = method.absence(candidate, material)
                 if reason is not None:
                     absent[candidate.name] = reason
                 elif not (folder / candidate.name / RECORD).exists():
-                    todo.append(candidate)
-            for corrected in method.correct(todo, material) if todo else ():
-                self._save(corrected, folder)
+                    left.append(candidate)
+            todo.append((method, left))
+        self._correct([(method, left) for method, left in todo if left], material, folder)
         made = [_read(folder / c.name / RECORD) for c in wanted if c.name not in absent]
         missing = [{**asdict(c), "reason": absent[c.name]} for c in wanted if c.name in absent]
         write_atomically(folder / CANDIDATES, json.dumps({"candidates": made, "absent": missing}, indent=2) + "\n")
+
+    def _material(self) -> Material:
+        masks = self.masks if self.masks is not None else MaskTable.empty()
+        artifact = _flags(self.train, self.artifact_labels)
+        return Material(self.model, self.train, self.val, self.cavs or Cavs(), masks, self.seed, self.device, artifact)
+
+    def _correct(self, todo: Sequence[tuple[Method, list[Candidate]]], material: Material, folder: Path) -> None:
+        """Make and save what is left; activations that candidates share are kept on disk meanwhile."""
+        layers = sorted({layer for method, left in todo for layer in method.cached_layers(left)})
+        shared = folder / ".activations"
+        shutil.rmtree(shared, ignore_errors=True)
+        if layers and self.params.cache_gigabytes:
+            limit = int(self.params.cache_gigabytes * 2**30)
+            cache = ActivationCache(self.model, layers, shared, self.device, self.params.eval_batch_size, limit)
+            material = replace(material, cache=cache)
+        try:
+            for method, left in todo:
+                for corrected in method.correct(left, material):
+                    self._save(corrected, folder)
+        finally:
+            shutil.rmtree(shared, ignore_errors=True)
 
     def _save(self, corrected: Corrected, folder: Path) -> None:
         name = corrected.candidate.name
@@ -94,6 +120,15 @@ class CorrectionJob:
         outcome = {"stopped": corrected.stopped, "collapsed": corrected.collapsed, "history": list(corrected.history)}
         write_atomically(unfinished / RECORD, json.dumps({**correction, **outcome}, indent=2) + "\n")
         unfinished.rename(folder / name)
+
+
+def _flags(train: ImageSet, labels: pd.DataFrame | None) -> np.ndarray | None:
+    """Which training images are labelled as carrying the artifact, bool (N,); None where none is."""
+    if labels is None:
+        return None
+    carrying = labels.loc[labels["artifact"].astype(bool), "sample_id"].to_numpy()
+    found = np.isin(train.sample_ids, carrying)
+    return found if found.any() else None
 
 
 def _read(path: Path) -> dict[str, Any]:

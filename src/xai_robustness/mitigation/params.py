@@ -1,12 +1,12 @@
 """What a study may say about corrections: one group of parameters a method."""
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from xai_robustness.concepts.directions import CAV_KINDS
-from xai_robustness.mitigation.penalties import AGGREGATIONS, CRITERIA
+from xai_robustness.mitigation.penalties import AGGREGATIONS, CRITERIA, FORMS
 from xai_robustness.types import NEUTRAL, InputError, Params
 
 
@@ -25,6 +25,28 @@ class LayerParams(MethodParams):
 
     layers: tuple[str, ...] = Field((), description="layers of the grid; empty: every inspected layer")
     cav: str = Field("signal", description="kind of the concept vector")
+    also: tuple[str, ...] = Field((), description="further kinds, whose directions are corrected together with it")
+    features: Literal["pooled", "full"] = Field(
+        "pooled", description="full: a direction of the flattened activation, the difference of means, fitted here"
+    )
+
+    @model_validator(mode="after")
+    def _one_full_direction(self) -> Self:
+        if self.features == "full" and self.also:
+            raise InputError(
+                f"The also parameter of a correction must be empty with features: full. Got {list(self.also)} instead."
+            )
+        return self
+
+    @field_validator("also")
+    @classmethod
+    def _known_cavs(cls, kinds: tuple[str, ...]) -> tuple[str, ...]:
+        return _distinct("also", tuple(CAV_KINDS.checked(kind) for kind in kinds))
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """All kinds of concept vectors, the main one first."""
+        return (self.cav, *self.also)
 
     @field_validator("layers")
     @classmethod
@@ -53,6 +75,7 @@ class FineTuningParams(MethodParams):
     optimizer: Literal["sgd", "adam", "adamw"] = Field("adam", description="sgd, adam or adamw")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd")
     weight_decay: float = Field(0.0, ge=0, description="weight decay of the optimiser")
+    augment: bool = Field(False, description="flip images as in training; their masks move along")
     gradient_clip: float = Field(100.0, gt=0, description="largest norm of the gradient of all trained weights")
 
 
@@ -79,6 +102,12 @@ class RrrParams(StrengthParams):
 
     lambdas: tuple[float, ...] = Field((10.0, 100.0, 1000.0), min_length=1, description="strengths of the penalty")
     criterion: str = Field("max_logit", description="what the gradient explains, one of CRITERIA")
+    form: str = Field("cosine", description="how gradient and mask are compared, one of FORMS: cosine, squared")
+
+    @field_validator("form")
+    @classmethod
+    def _known_form(cls, form: str) -> str:
+        return FORMS.checked(form)
 
     @field_validator("criterion")
     @classmethod
@@ -104,6 +133,62 @@ class RrClarcParams(StrengthParams, LayerParams):
         return AGGREGATIONS.checked(aggregation)
 
 
+class AClarcParams(StrengthParams, LayerParams):
+    """Augmentive ClArC: fine-tuning on activations to which the artifact's direction was added; off by default."""
+
+    enabled: bool = Field(False, description="whether the study's grid contains this method")
+    lambdas: tuple[float, ...] = Field(
+        (1.0,), min_length=1, description="how far activations are moved; 1: all the way"
+    )
+    share: float = Field(1.0, gt=0, le=1, description="share of each batch that is moved")
+
+
+class CdepParams(StrengthParams):
+    """Contextual decomposition explanation penalisation, with artifact masks; off by default."""
+
+    enabled: bool = Field(False, description="whether the study's grid contains this method")
+    lambdas: tuple[float, ...] = Field((1.0, 10.0), min_length=1, description="strengths of the penalty")
+
+
+class DfrParams(MethodParams):
+    """Deep feature reweighting: the last layer is fitted again on balanced groups; off by default."""
+
+    enabled: bool = Field(False, description="whether the study's grid contains this method")
+    lambdas: tuple[float, ...] = Field((1.0, 10.0, 100.0), min_length=1, description="weights of the squared norm")
+    repeats: int = Field(10, ge=1, description="balanced subsets, whose heads are averaged")
+
+    @field_validator("lambdas")
+    @classmethod
+    def _usable(cls, lambdas: tuple[float, ...]) -> tuple[float, ...]:
+        for value in lambdas:
+            if not (math.isfinite(value) and value > 0):
+                raise InputError(f"The lambdas parameter of dfr must be finite and > 0. Got {value} instead.")
+        return _distinct("lambdas", lambdas)
+
+
+class GroupDroParams(StrengthParams):
+    """Group distributionally robust fine-tuning; off by default."""
+
+    enabled: bool = Field(False, description="whether the study's grid contains this method")
+    lambdas: tuple[float, ...] = Field((0.01, 0.1), min_length=1, description="step sizes of the groups' weights")
+
+
+class JttParams(StrengthParams):
+    """Just train twice; off by default."""
+
+    enabled: bool = Field(False, description="whether the study's grid contains this method")
+    lambdas: tuple[float, ...] = Field(
+        (5.0, 20.0), min_length=1, description="how often samples of the error set count"
+    )
+    identification_epochs: int = Field(1, ge=1, description="epochs of the model whose errors are counted")
+    identification_lr: float = Field(1e-3, gt=0, description="its learning rate")
+
+    def identification(self) -> FineTuningParams:
+        """Training of the model whose errors are counted."""
+        shared = {name: getattr(self, name) for name in FineTuningParams.model_fields}
+        return FineTuningParams(**shared | {"epochs": self.identification_epochs, "lr": self.identification_lr})
+
+
 class PClarcParams(LayerParams):
     """Projective ClArC: activations are moved along the concept direction; nothing is trained."""
 
@@ -119,6 +204,15 @@ class ReactivePClarcParams(LayerParams):
         return CAV_KINDS.checked(condition)
 
 
+class IterativeParams(LayerParams, StrengthParams):
+    """Several artifacts one after another, the vector fitted anew on each model in turn; off by default."""
+
+    enabled: bool = Field(False, description="whether the study's grid contains this method")
+    base: Literal["p_clarc", "rr_clarc", "a_clarc"] = Field("p_clarc", description="method of each round")
+    lambdas: tuple[float, ...] = Field((1.0,), min_length=1, description="strengths; of p_clarc one candidate is made")
+    rounds: int = Field(2, ge=1, description="how often every class with a confirmed artifact has its turn")
+
+
 class MitigationParams(Params):
     """The grid of corrections and the rule that selects among them.
 
@@ -132,6 +226,12 @@ class MitigationParams(Params):
     rr_clarc: RrClarcParams = Field(default_factory=RrClarcParams)
     p_clarc: PClarcParams = Field(default_factory=PClarcParams)
     reactive_p_clarc: ReactivePClarcParams = Field(default_factory=ReactivePClarcParams)
+    a_clarc: AClarcParams = Field(default_factory=AClarcParams)
+    iterative: IterativeParams = Field(default_factory=IterativeParams)
+    cdep: CdepParams = Field(default_factory=CdepParams)
+    dfr: DfrParams = Field(default_factory=DfrParams)
+    group_dro: GroupDroParams = Field(default_factory=GroupDroParams)
+    jtt: JttParams = Field(default_factory=JttParams)
     masks: Literal["predicted", "truth"] = Field(
         "predicted", description="masks that methods use: predicted by localization, or the truth as a labelled control"
     )
@@ -141,6 +241,9 @@ class MitigationParams(Params):
     tcav_cav: str = Field("signal", description="kind of the concept vector that TCAV fits in each corrected model")
     required_recovery: float = Field(
         0.8, ge=0, le=1, description="share of the gap that a proven removal wins back on test images"
+    )
+    cache_gigabytes: Annotated[float, NEUTRAL] = Field(
+        8.0, ge=0, description="most space on disk for activations that candidates share; 0: compute them every time"
     )
     eval_batch_size: Annotated[int, NEUTRAL] = Field(256, ge=1, description="images evaluated at once")
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
@@ -13,6 +13,8 @@ Criterion = Callable[[Tensor, Tensor, Tensor], Tensor]
 CRITERIA: Registry[Criterion] = Registry("criterion")
 Aggregation = Callable[[Tensor, Tensor], Tensor]
 AGGREGATIONS: Registry[Aggregation] = Registry("aggregation")
+Form = Callable[[Tensor, Tensor], Tensor]
+FORMS: Registry[Form] = Registry("form")
 
 
 @CRITERIA.register("max_logit")
@@ -46,6 +48,31 @@ def logprobs(logits: Float[Tensor, "b k"], labels: Tensor, signs: Float[Tensor, 
     """The mean log-probability of the classes (of the labels being positive, for multi-label tasks) [Ross2017]."""
     log = functional.logsigmoid(logits) if labels.ndim == 2 else functional.log_softmax(logits, 1)
     return log.mean(1)
+
+
+@CRITERIA.register("loss")
+def loss(logits: Float[Tensor, "b k"], labels: Tensor, signs: Float[Tensor, "b k"]) -> Float[Tensor, " b"]:
+    """The classification loss, unweighted."""
+    return sample_losses(logits, labels)
+
+
+def sample_losses(logits: Float[Tensor, "b k"], labels: Tensor) -> Float[Tensor, " b"]:
+    """Classification loss of each sample, unweighted; the mean over labels for multi-label tasks."""
+    if labels.ndim == 2:
+        each = functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
+        return each.mean(1)
+    return functional.cross_entropy(logits, labels, reduction="none")
+
+
+@CRITERIA.register("softmax")
+def softmax(logits: Float[Tensor, "b k"], labels: Tensor, signs: Float[Tensor, "b k"]) -> Float[Tensor, " b"]:
+    """The probability of the label (the mean of the positive labels' for multi-label tasks).
+
+    The sum over all classes, as one reads in code, is 1 whatever the model does: its gradient is rounding.
+    """
+    if labels.ndim == 2:
+        return (logits.sigmoid() * labels).sum(1) / labels.sum(1).clamp_min(1)
+    return logits.softmax(1).gather(1, labels[:, None])[:, 0]
 
 
 def random_signs(logits_shape: torch.Size, generator: torch.Generator) -> Float[Tensor, "b k"]:
@@ -102,3 +129,18 @@ def l1(gradients: Float[Tensor, "b k *positions"], vector: Float[Tensor, " k"]) 
 def cosine(gradients: Float[Tensor, "b k *positions"], vector: Float[Tensor, " k"]) -> Float[Tensor, ""]:
     """Absolute cosine at each position, in [0,1], mean over positions and samples."""
     return _cosine(gradients, vector).mean()
+
+
+@FORMS.register("cosine")
+def overlap(gradients: Float[Tensor, "b c h w"], masks: Bool[Tensor, "b h w"]) -> Float[Tensor, " b"]:
+    """Cosine in [0,1] of |sum over channels of the gradient| and the mask; 0 where either is zero everywhere."""
+    heat = gradients.sum(1).abs().flatten(1)
+    region = masks.flatten(1).to(heat)
+    lengths = torch.linalg.vector_norm(heat, dim=1) * torch.linalg.vector_norm(region, dim=1)
+    return (heat * region).sum(1) / (lengths + torch.finfo(heat.dtype).tiny)
+
+
+@FORMS.register("squared")
+def squared(gradients: Float[Tensor, "b c h w"], masks: Bool[Tensor, "b h w"]) -> Float[Tensor, " b"]:
+    """Sum of the squared gradient inside the mask, over channels and pixels [Ross2017]."""
+    return (gradients.square().sum(1) * masks).flatten(1).sum(1)

@@ -7,28 +7,32 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from xai_robustness.mitigation.base import METHODS, Candidate, Corrected, MaskTable, Material, Method, label_of
-from xai_robustness.mitigation.finetune import Penalty, Step, finetune
+from xai_robustness.mitigation.finetune import finetune
+from xai_robustness.mitigation.objectives import Penalty, Step
 from xai_robustness.mitigation.params import RrrParams
-from xai_robustness.mitigation.penalties import CRITERIA, random_signs
+from xai_robustness.mitigation.penalties import CRITERIA, FORMS, random_signs
+from xai_robustness.models.inputs import flip
 from xai_robustness.randomness import torch_rng
 
 
 class MaskPenalty(Penalty):
-    """RRR's penalty: cosine of the input gradient's heatmap and the mask, after [Ross2017].
+    """RRR's penalty: what of the input gradient lies in the mask [Ross2017].
 
-    The heatmap is |sum over channels of the gradient of the explained logits|. The mean runs over all samples of the
-    batch; a sample without a mask counts 0 and costs no second derivative.
+    The mean runs over all samples of the batch; a sample without a mask counts 0 and costs no second derivative. Masks
+    are mirrored with their images.
 
     Args:
         masks: artifact masks by training sample.
         criterion: what the gradient explains, a name of CRITERIA; "max_logit" is ExpMax.
         seed: run seed; random signs come from the stream "signs" of each epoch and batch.
+        form: how gradient and mask are compared, a name of FORMS.
     """
 
-    def __init__(self, masks: MaskTable, criterion: str = "max_logit", seed: int = 0) -> None:
+    def __init__(self, masks: MaskTable, criterion: str = "max_logit", seed: int = 0, form: str = "cosine") -> None:
         self.masks = masks
         self.criterion = CRITERIA[criterion]
         self.seed = seed
+        self.form = FORMS[form]
 
     def __call__(self, model: nn.Module, step: Step) -> tuple[Float[Tensor, "b c"], Float[Tensor, ""]]:
         """Logits and penalty of a batch of images."""
@@ -44,7 +48,8 @@ class MaskPenalty(Penalty):
         signs = random_signs(explained.shape, torch_rng(self.seed, "mitigation", "signs", step.epoch, step.number))
         goal = self.criterion(explained, step.labels[masked], signs.to(explained)).sum()
         (gradients,) = torch.autograd.grad(goal, images, create_graph=True)
-        penalty = overlap(gradients, torch.from_numpy(masks).to(device)).sum() / len(step.inputs)
+        regions = moved(torch.from_numpy(masks), None if step.flips is None else step.flips[at]).to(device)
+        penalty = self.form(gradients, regions).sum() / len(step.inputs)
         logits = explained.new_empty((len(step.inputs), explained.shape[1]))
         logits = logits.index_put((masked,), explained)
         if bool(others.any()):
@@ -52,12 +57,9 @@ class MaskPenalty(Penalty):
         return logits, penalty
 
 
-def overlap(gradients: Float[Tensor, "b c h w"], masks: Bool[Tensor, "b h w"]) -> Float[Tensor, " b"]:
-    """Cosine in [0,1] of |sum over channels of the gradient| and the mask; 0 where either is zero everywhere."""
-    heat = gradients.sum(1).abs().flatten(1)
-    region = masks.flatten(1).to(heat)
-    lengths = torch.linalg.vector_norm(heat, dim=1) * torch.linalg.vector_norm(region, dim=1)
-    return (heat * region).sum(1) / (lengths + torch.finfo(heat.dtype).tiny)
+def moved(masks: Bool[Tensor, "b h w"], flips: Bool[Tensor, "b 2"] | None) -> Bool[Tensor, "b h w"]:
+    """Masks mirrored with their images."""
+    return masks if flips is None else flip(masks[:, None].clone(), flips)[:, 0]
 
 
 @METHODS.register("rrr")
@@ -83,5 +85,8 @@ class Rrr(Method):
 
     def correct(self, candidates: Sequence[Candidate], material: Material) -> Iterator[Corrected]:
         """Fine-tune copies of the model."""
-        penalty = MaskPenalty(material.masks, self.params.criterion, material.seed)
-        yield from finetune(list(candidates), material, self.params, penalty)
+        yield from finetune(list(candidates), material, self.params, self.penalty(material))
+
+    def penalty(self, material: Material) -> Penalty:
+        """The penalty of the masks."""
+        return MaskPenalty(material.masks, self.params.criterion, material.seed, self.params.form)

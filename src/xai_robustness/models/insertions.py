@@ -94,3 +94,96 @@ class Projection(nn.Module):
         pooled = pool(activation, self.pooling)
         shift = (self.applies(pooled) * (self.target - pooled @ self.cav))[:, None] * self.cav
         return activation + shift.reshape(*shift.shape, *[1] * (activation.ndim - 2))
+
+
+@INSERTIONS.register("SubspaceProjection")
+class SubspaceProjection(nn.Module):
+    """Move activations inside the span of several directions until each pooled score equals its target.
+
+    With directions V (M,K) and features x = pool(a): a' = a + (V^T (V V^T)^-1 (targets - V x)) at every position, so
+    that V pool(a') = targets; directions that depend on each other are met as well as they can be. Without pooling the
+    directions are as long as the flattened activation, which moves element by element (full features).
+
+    Args:
+        cavs: V, float (M,K), rows of length 1.
+        targets: wanted scores, float (M,).
+        condition_cav: float (K,) that decides by max-pooled activations which samples are moved; None moves all.
+        condition_intercept: its intercept.
+        pooling: max, mean, or none (full features).
+
+    Raises:
+        InputError: directions that are not of length 1, or shapes that differ.
+    """
+
+    cavs: Tensor
+    targets: Tensor
+    dual: Tensor
+    condition_cav: Tensor
+    condition_intercept: Tensor
+
+    def __init__(
+        self,
+        cavs: Float[Tensor, "m k"],
+        targets: Float[Tensor, " m"],
+        condition_cav: Float[Tensor, " k"] | None = None,
+        condition_intercept: float = 0.0,
+        pooling: str = "max",
+    ) -> None:
+        super().__init__()
+        cavs, targets = torch.as_tensor(cavs, dtype=torch.float32), torch.as_tensor(targets, dtype=torch.float32)
+        if cavs.ndim != 2 or targets.shape != cavs.shape[:1] or bool(((cavs.norm(dim=1) - 1).abs() > 1e-3).any()):
+            raise InputError(
+                f"The cavs and targets parameters of SubspaceProjection must be M vectors of length 1 and M numbers. "
+                f"Got shapes {tuple(cavs.shape)} and {tuple(targets.shape)} instead."
+            )
+        if pooling not in ("max", "mean", "none"):
+            raise InputError(
+                f"The pooling parameter of SubspaceProjection must be max, mean or none. Got {pooling!r} instead."
+            )
+        self.pooling = pooling
+        self.reactive = condition_cav is not None
+        self.register_buffer("cavs", cavs.clone())
+        self.register_buffer("targets", targets.clone())
+        self.register_buffer("dual", torch.linalg.pinv(cavs.double(), rtol=1e-4).T.float().contiguous())
+        if condition_cav is not None:
+            self.register_buffer("condition_cav", torch.as_tensor(condition_cav, dtype=torch.float32).clone())
+            self.register_buffer("condition_intercept", torch.tensor(float(condition_intercept)))
+
+    def config(self) -> dict[str, Any]:
+        """JSON values from which `from_config` builds a module of the same shape."""
+        n, k = self.cavs.shape
+        condition = len(self.condition_cav) if self.reactive else 0
+        return {"n_directions": n, "n_features": k, "n_condition": condition, "pooling": self.pooling}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "SubspaceProjection":
+        """A module with placeholder directions, to be filled by `load_state_dict`."""
+        n, k, condition = config["n_directions"], config["n_features"], config["n_condition"]
+        axes = torch.eye(1, k).expand(n, k)
+        return cls(axes, torch.zeros(n), torch.eye(1, condition)[0] if condition else None, pooling=config["pooling"])
+
+    def _applies(self, activation: Tensor) -> Float[Tensor, "b 1"]:
+        if not self.reactive:
+            return torch.ones_like(activation.flatten(1)[:, :1])
+        scores = pool(activation, "max") @ self.condition_cav + self.condition_intercept
+        return (scores > 0).to(activation.dtype)[:, None]
+
+    def _spread(self, shift: Float[Tensor, "b k"], activation: Tensor) -> Tensor:
+        if self.pooling == "none":
+            return shift.reshape(activation.shape)
+        return shift.reshape(*shift.shape, *[1] * (activation.ndim - 2))
+
+    def _features(self, activation: Tensor) -> Float[Tensor, "b k"]:
+        if self.pooling == "none":
+            return activation.flatten(1)
+        return pool(activation, "mean" if self.pooling == "mean" else "max")
+
+    def constant(self, activation: Float[Tensor, "b k *positions"]) -> Float[Tensor, "b k *positions"]:
+        """The part of the output that does not scale with the input, as large as the activation."""
+        shift = self._applies(activation) * (self.targets @ self.dual)
+        return self._spread(shift, activation).expand_as(activation)
+
+    def forward(self, activation: Float[Tensor, "b k *positions"]) -> Float[Tensor, "b k *positions"]:
+        """Move activations (B,K,…)."""
+        missing = self.targets - self._features(activation) @ self.cavs.T
+        return activation + self._spread(self._applies(activation) * (missing @ self.dual), activation)

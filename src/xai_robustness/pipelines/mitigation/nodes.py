@@ -17,6 +17,7 @@ from xai_robustness.mitigation.evaluate import evaluate_candidates
 from xai_robustness.mitigation.job import CorrectionJob, Loader, load_corrected
 from xai_robustness.mitigation.params import MitigationParams
 from xai_robustness.mitigation.relevance import heatmaps_of, relevance_metrics
+from xai_robustness.mitigation.report import report_html
 from xai_robustness.mitigation.select import select, verdict
 from xai_robustness.mitigation.sensitivity import Labelled, tcav_metrics
 from xai_robustness.models.saved import Classifier
@@ -31,6 +32,7 @@ def correct_models(
     cavs: Cavs,
     predicted_masks: zarr.Group,
     artifact_masks: zarr.Group,
+    artifact_labels: pd.DataFrame,
     params: MitigationParams,
     seed: int,
     device: str,
@@ -47,6 +49,7 @@ def correct_models(
         params,
         seed,
         device,
+        artifact_labels,
     )
 
 
@@ -155,3 +158,30 @@ def plot_before_after(
     if selection["best"]:
         after = heatmaps_of(load_corrected(corrected_classifiers)[selection["best"]](), shown, device)
     return before_after(take(shown.images, slice(None)), before, after)
+
+
+def write_page(
+    study: str,
+    verdict: dict[str, Any],
+    selection: dict[str, Any],
+    correction_metrics: pd.DataFrame,
+    relevance_metrics: pd.DataFrame,
+    tcav_metrics: pd.DataFrame,
+    correction_figure: bytes,
+    tradeoff_figure: bytes,
+    before_after_figure: bytes,
+    contact_sheet: bytes,
+    embedding_figure: bytes,
+    localization_figure: bytes,
+) -> str:
+    """Put the verdict, its tables and its figures on one page."""
+    figures = {
+        "Best correction of each method on test images, clean and with the artifact": correction_figure,
+        "Every candidate on validation images; the ringed one was selected": tradeoff_figure,
+        "Relevance of attacked test images before and after the selected correction": before_after_figure,
+        "The images: every class, clean and with the artifact": contact_sheet,
+        "How the artifact was found: embedding of relevances, with the suspects": embedding_figure,
+        "Where the artifact was found: image, true mask, heatmap, predicted mask": localization_figure,
+    }
+    tables = [correction_metrics, relevance_metrics, tcav_metrics]
+    return report_html(study, verdict, selection, tables, figures)

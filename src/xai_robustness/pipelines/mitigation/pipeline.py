@@ -11,6 +11,7 @@ from xai_robustness.pipelines.mitigation.nodes import (
     plot_corrections,
     select_correction,
     state_verdict,
+    write_page,
 )
 from xai_robustness.pipelines.wiring import stage
 
@@ -24,7 +25,7 @@ def create_pipeline() -> Pipeline:
         [
             node(
                 correct_models,
-                ["classifier", "images_fit", "cavs", "predicted_masks", "artifact_masks", *settings],
+                ["classifier", "images_fit", "cavs", "predicted_masks", "artifact_masks", "artifact_labels", *settings],
                 "corrected_classifiers",
                 name="correct_models",
             ),
@@ -67,6 +68,17 @@ def create_pipeline() -> Pipeline:
                 [*models, "selection", "images_report", "params:device"],
                 "before_after_figure",
                 name="plot_before_after",
+            ),
+            node(
+                write_page,
+                [
+                    *["params:study", "verdict", "selection"],
+                    *["correction_metrics", "relevance_metrics", "tcav_metrics"],
+                    *["correction_figure", "tradeoff_figure", "before_after_figure"],
+                    *["contact_sheet", "embedding_figure", "localization_figure"],
+                ],
+                "verdict_page",
+                name="write_page",
             ),
         ],
     )
