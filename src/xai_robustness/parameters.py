@@ -104,7 +104,7 @@ def files_of(params: StudyParams, key: str) -> dict[str, str]:
         return {f"file:{k}": v for k, v in external_files(params.data, raw_root()).items()}
     retrieval = params.sample_retrieval
     named = {
-        "training": (params.training.checkpoint,),
+        "training": (params.training.checkpoint, params.training.start),
         "sample_retrieval": (retrieval.review.csv, retrieval.cavs.given),
     }
     return {f"file:{name}": _content(Path(name)) for name in named.get(key, ()) if name}

@@ -22,6 +22,7 @@ def check_parameters(params: StudyParams) -> None:
         *params.reveal.layers,
         *params.sample_retrieval.cavs.layers,
         *params.mitigation.all_layers(),
+        *([params.training.frozen_to] if params.training.frozen_to else []),
     }
     shape = (3, params.data.size, params.data.size)
     model = build(params.model, dataset_info(params.data).n_classes, shape, [0.5] * 3, [0.5] * 3, seed=0)
@@ -41,7 +42,8 @@ def check_data(params: StudyParams, stale: Collection[str]) -> None:
     """
     names = {name.rpartition(".")[2] for name in stale}
     ingest = bool(names & {"load_images", "insert_artifacts"})
-    checkpoint = params.training.checkpoint if "train_classifier" in names else None
+    given = params.training.checkpoint or params.training.start
+    checkpoint = given if "train_classifier" in names else None
     if not (ingest or checkpoint):
         return
     check_dataset(params.data, raw_root())

@@ -5,11 +5,11 @@ import torch
 from tests.attacks.conftest import accuracy
 from torch import nn
 
-from xai_robustness.attacks import ATTACKS
-from xai_robustness.attacks.base import Attack, Best, BudgetError
+from xai_robustness.attacks.base import ATTACKS, Attack, Best, BudgetError
 from xai_robustness.attacks.budget import Linf, make_budget
 from xai_robustness.attacks.criteria import Confident, Misclassified, Reached, cross_entropy, margin
 from xai_robustness.attacks.noise import RandomNoise
+from xai_robustness.attacks.params import AttackParams
 from xai_robustness.attacks.pgd import FGSM, PGD, EstimatedPGD
 from xai_robustness.attacks.streams import Streams
 from xai_robustness.types import InputError
@@ -84,8 +84,8 @@ def test_fgsm_is_one_signed_step(model: nn.Sequential, batch: Batch) -> None:
 
 def test_restarts_only_help_and_start_elsewhere(model: nn.Sequential, batch: Batch) -> None:
     x, y = batch
-    one = PGD(make_budget("linf", 0.05), 2, 0.01)(model, x, y)
-    many = PGD(make_budget("linf", 0.05), 2, 0.01, restarts=15)(model, x, y)
+    one = PGD(make_budget("linf", 0.06), 2, 0.03)(model, x, y)
+    many = PGD(make_budget("linf", 0.06), 2, 0.03, restarts=15)(model, x, y)
     assert (many.success | ~one.success).all()
     assert many.success.sum() > one.success.sum()
     kept = one.success
@@ -207,7 +207,7 @@ def test_bad_settings(make: object, message: str) -> None:
 
 def test_bad_images(model: nn.Sequential, batch: Batch) -> None:
     attack = FGSM(make_budget("linf", 0.1))
-    with pytest.raises(InputError, match=r"must lie in \[0,1\]; the model normalises inside. Got values from 0"):
+    with pytest.raises(InputError, match=r"must lie in \[0,1\]; the model normalises inside. Got values from"):
         attack(model, batch[0] * 255, batch[1])
     with pytest.raises(InputError, match=r"int64 \(N,\)"):
         attack(model, batch[0], batch[1].float())
@@ -217,3 +217,18 @@ def test_bad_images(model: nn.Sequential, batch: Batch) -> None:
 
 def test_accuracy_helper_counts(model: nn.Sequential, batch: Batch) -> None:
     assert accuracy(model, *batch) == len(batch[0])
+
+
+@pytest.mark.parametrize("kind", ["fgsm", "pgd", "estimated_pgd", "noise"])
+def test_attacks_by_name(kind: str) -> None:
+    params = AttackParams(kind=kind, eps=0.1, steps=7, queries=3)
+    attack = params.make()
+    assert attack.name == kind and attack.budget.eps == 0.1 and params.condition == f"{kind}_linf_0.1"
+    assert getattr(attack, "steps", 7) == (1 if kind == "fgsm" else 7)
+
+
+@pytest.mark.parametrize("bad", [{"eps": 8.0}, {"eps": -1.0}, {"kind": "pdg"}, {"norm": "l1"}, {"steps": 0}])
+def test_bad_parameters(bad: dict) -> None:
+    with pytest.raises(ValueError):
+        AttackParams(**bad)
+    assert AttackParams(norm="l2", eps=7).make().budget.eps == 7

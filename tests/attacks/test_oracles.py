@@ -17,7 +17,7 @@ from xai_robustness.types import InputError
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 BUDGET = [("linf", 0.03), ("linf", 0.05), ("l2", 0.6), ("l2", 1.0)]
-STEPS = 20
+STEPS = 10
 
 
 def needs(name: str) -> pytest.MarkDecorator:
@@ -25,7 +25,7 @@ def needs(name: str) -> pytest.MarkDecorator:
 
 
 def ours(model: nn.Module, batch: Batch, norm: str, eps: float) -> int:
-    found = PGD(make_budget(norm, eps), STEPS, eps / 8)(model, *batch)
+    found = PGD(make_budget(norm, eps), STEPS, eps / 4, random_start=False)(model, *batch)
     return accuracy(model, found.images, batch[1])
 
 
@@ -36,13 +36,13 @@ def test_pgd_against_foolbox(norm: str, eps: float, model: nn.Sequential, batch:
 
     torch.manual_seed(0)
     kind = foolbox.attacks.LinfPGD if norm == "linf" else foolbox.attacks.L2PGD
-    attack = kind(abs_stepsize=eps / 8, rel_stepsize=None, steps=STEPS)
+    attack = kind(abs_stepsize=eps / 4, rel_stepsize=None, steps=STEPS, random_start=False)
     _, images, _ = attack(foolbox.PyTorchModel(model, (0, 1)), *batch, epsilons=eps)
     assert ours(model, batch, norm, eps) <= accuracy(model, images, batch[1]) + 1
 
 
 @needs("art")
-@pytest.mark.parametrize(("norm", "eps"), BUDGET)
+@pytest.mark.parametrize(("norm", "eps"), BUDGET[1:3])
 def test_pgd_against_art(norm: str, eps: float, model: nn.Sequential, batch: Batch) -> None:
     from art.attacks.evasion import ProjectedGradientDescentPyTorch
     from art.estimators.classification import PyTorchClassifier
@@ -51,7 +51,7 @@ def test_pgd_against_art(norm: str, eps: float, model: nn.Sequential, batch: Bat
     estimator = PyTorchClassifier(model, nn.CrossEntropyLoss(), (3, 12, 12), 3, clip_values=(0, 1), device_type="cpu")
     order = np.inf if norm == "linf" else 2
     attack = ProjectedGradientDescentPyTorch(
-        estimator, order, eps, eps / 8, max_iter=STEPS, num_random_init=1, verbose=False
+        estimator, order, eps, eps / 4, max_iter=STEPS, num_random_init=0, verbose=False
     )
     images = torch.from_numpy(attack.generate(batch[0].numpy(), batch[1].numpy()))
     assert ours(model, batch, norm, eps) <= accuracy(model, images, batch[1]) + 1
@@ -72,7 +72,7 @@ def test_fgsm_is_foolbox_step(model: nn.Sequential, batch: Batch) -> None:
 @needs("art")
 def test_autoattack_is_at_least_as_strong(model: nn.Sequential, batch: Batch) -> None:
     state = np.random.get_state()[1].copy()  # noqa: NPY002
-    attack = AutoAttack(make_budget("linf", 0.05), queries=50, steps=20)
+    attack = AutoAttack(make_budget("linf", 0.05), queries=20, steps=10)
     found = attack(model, *batch, seed=1)
     assert (np.random.get_state()[1] == state).all()  # noqa: NPY002
     assert not attack.budget.exceeded(found.images, batch[0])

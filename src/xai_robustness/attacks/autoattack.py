@@ -1,5 +1,7 @@
 """AutoAttack, as the Adversarial Robustness Toolbox maintains it; an optional extra of this package."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 
 import numpy as np
@@ -63,8 +65,7 @@ class AutoAttack(Attack):
         return images, None
 
     def _toolbox(self, model: nn.Module, origin: Tensor, n_classes: int, x: Tensor, y: Tensor, seed: int) -> np.ndarray:
-        from art.attacks.evasion import AutoAttack as Ensemble  # heavy, and an extra
-        from art.attacks.evasion import AutoProjectedGradientDescent, SquareAttack
+        from art.attacks.evasion import AutoProjectedGradientDescent, SquareAttack  # heavy, and an extra
         from art.estimators.classification import PyTorchClassifier
 
         norm: float = np.inf if self.budget.norm == "linf" else 2
@@ -81,14 +82,27 @@ class AutoAttack(Attack):
         attacks = [
             AutoProjectedGradientDescent(estimator, norm, eps, 2 * eps, self.steps, False, 1, size, loss, False)
             for loss in losses
-        ] + [SquareAttack(estimator, norm, max_iter=self.queries, eps=eps, batch_size=size, verbose=False)]
-        before = np.random.get_state()  # noqa: NPY002 - the toolbox draws from the global state
-        try:
-            np.random.seed(seed % 2**32)  # noqa: NPY002
-            ensemble = Ensemble(estimator, norm, eps, 2 * eps, attacks, size)
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                found: np.ndarray = ensemble.generate(x.cpu().numpy(), y.cpu().numpy())
-        finally:
-            np.random.set_state(before)  # noqa: NPY002
+        ]
+        attacks.append(SquareAttack(estimator, norm, max_iter=self.queries, eps=eps, batch_size=size, verbose=False))
+        found, labels = x.cpu().numpy(), y.cpu().numpy()
+        standing = np.ones(size, dtype=bool)
+        with _seeded(seed):
+            for attack in attacks:
+                if standing.any():
+                    found[standing] = attack.generate(found[standing], labels[standing])
+                    standing = estimator.predict(found).argmax(1) == labels
+                    found[standing] = x.cpu().numpy()[standing]
         return found
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed the global states that the toolbox draws from, and give the old ones back."""
+    before = np.random.get_state()  # noqa: NPY002
+    try:
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            yield
+    finally:
+        np.random.set_state(before)  # noqa: NPY002

@@ -40,7 +40,7 @@ class Gate(nn.Module):
 
     def forward(self, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         """relu(x), to the bit."""
-        result: Tensor = _Gate.apply(x, self.beta)  # type: ignore[no-untyped-call]
+        result: Tensor = _Gate.apply(x, self.beta)
         return result
 
 

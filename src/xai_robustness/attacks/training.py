@@ -16,6 +16,8 @@ from xai_robustness.models.modes import borrow
 FAST_STEP = 1.25
 """Length of the single step of FGSM-RS, as a multiple of ε [Wong2020]."""
 
+VALIDATION_STEPS = 10
+
 
 class BudgetedAttack:
     """Adversarial images for training, as the parameters tell; see `models.adversarial.TrainingAttack`.
@@ -47,6 +49,17 @@ class BudgetedAttack:
             return self._one_step(model, images, labels, Streams(seed, "attack/fgsm_rs", ids), budget)
         length = self.params.step_size * budget.eps
         return PGD(budget, self.params.steps, length, largest_loss=True)(model, images, labels, seed, ids).images
+
+    def strong(
+        self,
+        model: nn.Module,
+        images: Float[Tensor, "b c h w"],
+        labels: Shaped[Tensor, "b ..."],
+        seed: int,
+        ids: Sequence[int],
+    ) -> Float[Tensor, "b c h w"]:
+        """PGD of VALIDATION_STEPS steps, which a network that only withstands single steps does not withstand."""
+        return PGD(self._budget(1.0), VALIDATION_STEPS)(model, images, labels, seed, ids).images
 
     def _one_step(
         self, model: nn.Module, images: Tensor, labels: Tensor, streams: Streams, budget: Budget

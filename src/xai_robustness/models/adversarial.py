@@ -97,6 +97,17 @@ class TrainingAttack(Protocol):
         """Images within `share` of the budget, in [0,1]; random draws follow `seed` and the sample ids."""
         ...
 
+    def strong(
+        self,
+        model: nn.Module,
+        images: Float[Tensor, "b c h w"],
+        labels: Shaped[Tensor, "b ..."],
+        seed: int,
+        ids: Int64[Any, " b"],
+    ) -> Float[Tensor, "b c h w"]:
+        """Images for validation: an attack of several steps within the whole budget, whatever training uses."""
+        ...
+
     def climb(
         self,
         images: Float[Tensor, "b c h w"],

@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from xai_robustness.datasets.base import ImageSet
+from xai_robustness.models.adversarial import AdversarialParams, FreeSteps, TrainingAttack
 from xai_robustness.models.checkpoint import (
     DESCRIPTION,
     build_from,
@@ -34,6 +35,7 @@ from xai_robustness.models.checkpoint import (
 from xai_robustness.models.inputs import channel_statistics, flip, flip_draws, in_memory
 from xai_robustness.models.modes import borrow
 from xai_robustness.models.objective import SCORES, loss_for, scores
+from xai_robustness.models.phases import Phases
 from xai_robustness.models.zoo import ModelParams
 from xai_robustness.progress import progress
 from xai_robustness.randomness import seed_for, torch_rng
@@ -57,13 +59,27 @@ class TrainingParams(Params):
     patience: int | None = Field(None, ge=1, description="Stop after this many epochs without a better one.")
     augment: bool = Field(False, description="Flip each image horizontally and vertically, each with rate 0.25.")
     checkpoint: str | None = Field(None, description="Weights that are checked and used instead of training.")
+    start: str | None = Field(None, description="Weights that training starts from, checked against the model.")
+    frozen_to: str | None = Field(None, description="Layer up to which weights and batch norms stay as they are.")
+    head_epochs: int = Field(0, ge=0, description="Epochs before the others that train the head alone.")
+    head_lr: float = Field(1e-3, gt=0, description="Learning rate of the head epochs.")
+    adversarial: AdversarialParams = Field(default_factory=AdversarialParams)
     eval_batch_size: Annotated[int, NEUTRAL] = Field(256, ge=1, description="Images at once in validation.")
+
+    @property
+    def total_epochs(self) -> int:
+        """Epochs of both phases."""
+        return self.head_epochs + self.epochs
 
     def lr_at(self, epoch: int, within: float = 0.0) -> float:
         """Learning rate of an epoch, counted from 1; `one_cycle` also follows the share `within` of it [Smith2019].
 
         One cycle rises from lr / 25 to lr in the first 30 % of the training and falls to nearly 0, both as a cosine.
+        Epochs of the head come first, at head_lr; the schedule begins after them.
         """
+        if epoch <= self.head_epochs:
+            return self.head_lr
+        epoch -= self.head_epochs
         if self.scheduler == "one_cycle":
             done = (epoch - 1 + within) / self.epochs
             start, end, share = (1 / 25, 1.0, done / 0.3) if done < 0.3 else (1.0, 1 / 250_000, (done - 0.3) / 0.7)
@@ -101,18 +117,33 @@ class TrainingJob:
         params: how to train.
         seed: seed of the run: initial weights, order, augmentation, dropout.
         device: where to train.
+        attack: makes the images of adversarial training, if the parameters ask for it.
     """
 
     def __init__(
-        self, model: ModelParams, train: ImageSet, val: ImageSet, params: TrainingParams, seed: int, device: str
+        self,
+        model: ModelParams,
+        train: ImageSet,
+        val: ImageSet,
+        params: TrainingParams,
+        seed: int,
+        device: str,
+        attack: TrainingAttack | None = None,
     ) -> None:
         self.model, self.train, self.val = model, train, val
         self.params, self.seed, self.device = params, seed, torch.device(device)
+        self.attack = attack if params.adversarial.active else None
+        if params.adversarial.active and attack is None:
+            raise InputError(
+                "The attack parameter of TrainingJob must be an attack where training.adversarial asks for one. "
+                "Got None instead; pass attacks.training.training_attack(params.adversarial)."
+            )
 
     def write(self, folder: Path) -> None:
         """Train, or take the given checkpoint, and leave `model.safetensors`, `model.json` and `history.csv`.
 
-        The history has columns epoch, split ("train" from the training batches as they came, "val"), and SCORES.
+        The history has columns epoch, split ("train" from the training batches as they came, "val"), and SCORES. An
+        adversarial training adds "val/adversarial", attacked validation images, which then choose the epoch.
 
         Raises:
             InputError: a checkpoint that does not fit, or a loss that is not finite.
@@ -123,6 +154,8 @@ class TrainingJob:
         if not self._finished(folder, description):
             model = build_from(description, self.seed)
             if self.params.checkpoint is None:
+                if self.params.start is not None:
+                    load_weights(self.params.start, model)
                 history = _Run(self, model, train, val, description).finish(folder)
                 model.load_state_dict(load_file(folder / BEST))
             else:
@@ -156,7 +189,10 @@ class _Run:
     ) -> None:
         self.params, self.seed, self.device = job.params, job.seed, job.device
         self.model, self.train, self.val = model.to(job.device), train, val
+        self.phases = Phases(model, job.params.frozen_to, job.params.head_epochs)
         self.optimizer = make_optimizer(model, job.params)
+        self.attack, adversarial = job.attack, job.params.adversarial
+        self.free = FreeSteps(job.attack, adversarial.steps) if job.attack and adversarial.method == "free" else None
         self.identity = json.dumps(description, sort_keys=True)
         info, weighted = train.info, job.params.class_weights
         self.loss = loss_for(info.task, train.labels, info.n_classes, weighted, job.device)
@@ -165,11 +201,13 @@ class _Run:
     def finish(self, folder: Path) -> list[dict[str, Any]]:
         """Train from the last saved epoch to the end; returns the history."""
         state = self._resume(folder)
-        total = self.params.epochs * len(self.train)
+        total = self.params.total_epochs * len(self.train)
         with progress(total, "train", done=state.epoch * len(self.train)) as bar:
-            while state.epoch < self.params.epochs and not self._stalled(state):
+            while state.epoch < self.params.total_epochs and not self._stalled(state):
                 epoch = state.epoch + 1
                 rows = {"train": self._train_epoch(epoch, bar), "val": self._validate()}
+                if self.attack is not None:
+                    rows["val/adversarial"] = self._validate_attacked(self.attack)
                 bar.set_postfix(epoch=epoch, val_balanced_accuracy=f"{rows['val']['balanced_accuracy']:.3f}")
                 state = self._record(state, epoch, rows, folder)
         return state.history
@@ -180,7 +218,8 @@ class _Run:
     def _record(self, state: Progress, epoch: int, rows: dict[str, dict[str, float]], folder: Path) -> Progress:
         """Save the best weights first, then the state: a kill between the two repeats this epoch and nothing else."""
         history = state.history + [{"epoch": epoch, "split": split, **values} for split, values in rows.items()]
-        reached = (rows["val"]["balanced_accuracy"], -rows["val"]["loss"])
+        judged = rows.get("val/adversarial", rows["val"])
+        reached = (judged["balanced_accuracy"], -judged["loss"])
         best, best_epoch = state.best, state.best_epoch
         weights = self.model.state_dict()
         if reached > state.best:
@@ -206,7 +245,9 @@ class _Run:
 
     def _train_epoch(self, epoch: int, bar: Any) -> dict[str, float]:
         """One pass over the training images; scores of the batches as they came."""
-        self.model.train()
+        self.phases.enter(epoch)
+        if self.free is not None:
+            self.free.forget()
         order = torch.randperm(len(self.train), generator=torch_rng(self.seed, "shuffle", epoch)).numpy()
         flips = flip_draws(len(self.train), self.seed, epoch) if self.params.augment else None
         logits = []
@@ -217,14 +258,19 @@ class _Run:
                     group["lr"] = self.params.lr_at(epoch, i / len(batches))
                 images = self.train.tensor(rows)
                 images = images if flips is None else flip(images, flips[rows])
-                logits.append(
-                    self._step(images.to(self.device), torch.from_numpy(self.train.labels[rows]).to(self.device))
-                )
+                labels = torch.from_numpy(self.train.labels[rows]).to(self.device)
+                logits.append(self._step(images.to(self.device), labels, self.train.sample_ids[rows], epoch))
                 bar.update(len(rows))
         found = scores(torch.cat(logits).cpu().numpy(), self.train.labels[order], self.train.info.task, self.cpu_loss)
         return self._checked(found, epoch)
 
-    def _step(self, images: Tensor, labels: Tensor) -> Tensor:
+    def _step(self, images: Tensor, labels: Tensor, ids: np.ndarray, epoch: int) -> Tensor:
+        share = self.params.adversarial.share_of_eps(epoch)
+        if self.free is not None:
+            return self.free.step(self.model, self.loss, self.optimizer, images, labels, share)
+        if self.attack is not None:
+            seed = seed_for(self.seed, "adversarial", epoch)
+            images = self.attack.perturb(self.model, images, labels, seed, ids, share)
         self.optimizer.zero_grad()
         logits = self.model(images)
         self.loss(logits, labels).backward()
@@ -234,6 +280,16 @@ class _Run:
     def _validate(self) -> dict[str, float]:
         logits = predict_logits(self.model, self.val, self.params.eval_batch_size, self.device)
         return scores(logits, self.val.labels, self.val.info.task, self.cpu_loss)
+
+    def _validate_attacked(self, attack: TrainingAttack) -> dict[str, float]:
+        logits = []
+        for batch in self.val.batches(self.params.eval_batch_size):
+            images, labels = batch.images.to(self.device), batch.labels.to(self.device)
+            seed, ids = seed_for(self.seed, "adversarial", "val"), self.val.sample_ids[batch.rows]
+            attacked = attack.strong(self.model, images, labels, seed, ids)
+            with borrow(self.model), torch.inference_mode():
+                logits.append(self.model(attacked).float().cpu())
+        return scores(torch.cat(logits).numpy(), self.val.labels, self.val.info.task, self.cpu_loss)
 
     def _checked(self, found: dict[str, float], epoch: int) -> dict[str, float]:
         if not math.isfinite(found["loss"]):

@@ -3,6 +3,7 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
+from xai_robustness.attacks.training import training_attack
 from xai_robustness.datasets.base import ImageSet
 from xai_robustness.figures.training import curves
 from xai_robustness.metrics.classification import classification_metrics
@@ -17,7 +18,8 @@ def train_classifier(
     images_fit: Sets, model: ModelParams, training: TrainingParams, seed: int, device: str
 ) -> TrainingJob:
     """Train on the biased training images, stop early on the biased validation images."""
-    return TrainingJob(model, images_fit["train/biased"], images_fit["val/biased"], training, seed, device)
+    attack = training_attack(training.adversarial)
+    return TrainingJob(model, images_fit["train/biased"], images_fit["val/biased"], training, seed, device, attack)
 
 
 def evaluate_classifier(
