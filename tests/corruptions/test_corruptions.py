@@ -11,11 +11,14 @@ from torch import Tensor
 from xai_robustness.corruptions import CORRUPTIONS, corrupt
 from xai_robustness.corruptions.base import Corruption, draw
 from xai_robustness.corruptions.blur import scaled
-from xai_robustness.corruptions.tables import SEVERITIES
+from xai_robustness.corruptions.tables import MRI_LIKE, SEVERITIES
 from xai_robustness.randomness import torch_rng
 from xai_robustness.types import InputError
 
 NAMES = CORRUPTIONS.names()
+FIRST = ("brightness", "contrast", "gaussian_noise", "jpeg_compression", "motion_blur")
+DRAWN = ("gaussian_noise", "speckle_noise", "impulse_noise", "shot_noise", "motion_blur")
+DEPOSITS = ("stain_deposit", "bubble", "characters")
 
 
 def natural(n: int = 6, c: int = 3, h: int = 48, w: int = 40) -> Tensor:
@@ -42,14 +45,14 @@ def expected(name: str, images: Tensor, severity: int, ids: list[int], seed: int
     return np.stack(results)
 
 
-def test_the_corruptions_of_the_issue_are_there():
-    assert NAMES == ("brightness", "contrast", "gaussian_noise", "jpeg_compression", "motion_blur")
+def test_every_corruption_has_a_standard_table_of_five():
     assert set(NAMES) == set(SEVERITIES)
     assert all(len(constants) == 5 for constants in SEVERITIES.values())
+    assert set(MRI_LIKE) <= set(NAMES)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FIRST)
 def test_agrees_with_the_naive_formula(name, channels):
     images, ids = natural(3, channels, 28, 24), [4, 90, 7]
     for severity in (1, 5):
@@ -61,10 +64,16 @@ def test_agrees_with_the_naive_formula(name, channels):
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", NAMES)
 def test_damage_rises_with_severity(name, channels, size):
-    images = natural(16, channels, size, size)
-    damage = [(corrupt(name, images, range(16), s, seed=0) - images).abs().mean().item() for s in range(1, 6)]
-    assert damage[0] > 1e-3
-    assert all(after > before for before, after in pairwise(damage)), damage
+    images = natural(40 if name in DEPOSITS else 16, channels, size, size)
+    ids = range(len(images))
+    damage = [(corrupt(name, images, ids, s, seed=0) - images).abs().mean().item() for s in range(1, 6)]
+    if name == "saturate" and channels == 1:
+        assert damage == [0] * 5
+        return
+    assert damage[0] > (1e-5 if name == "characters" else 1e-3)
+    last = 4 if name == "black_corner" else 5  # its published table ends with 0.9, 0.95
+    rises = [after - before for before, after in pairwise(damage[:last])]
+    assert min(rises) >= 0 if name == "black_corner" else min(rises) > 0, damage
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -86,7 +95,7 @@ def test_a_sample_depends_on_its_id_and_the_seed_not_on_its_batch(name):
     together = corrupt(name, images, [3, 1, 2, 0], 3, seed=0)
     alone = torch.cat([corrupt(name, images[i : i + 1], [[3, 1, 2, 0][i]], 3, seed=0) for i in (2, 0)])
     assert torch.equal(together[[2, 0]], alone)
-    random = name in ("gaussian_noise", "motion_blur")
+    random = name in DRAWN + DEPOSITS
     assert torch.equal(together, corrupt(name, images, [3, 1, 2, 0], 3, seed=1)) != random
 
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from xai_robustness.corruptions.tables import SEVERITIES
+from xai_robustness.corruptions.tables import STANDARD, constants
 from xai_robustness.randomness import torch_rng
 from xai_robustness.registry import Registry
 from xai_robustness.types import InputError
@@ -22,14 +22,21 @@ Generators = Sequence[torch.Generator]
 class Corruption(ABC):
     """A degradation of images in [0,1]; calling it checks the input, and keeps shape, dtype, device and range.
 
+    Args:
+        table: whose constants are used: `standard`, or a data set of MedMNIST-C.
+
     Attributes:
         severities: the constants of severities 1 to 5.
+        by_channel: whether the channels of an image are drawn for independently. MedMNIST-C corrupts gray images as
+            colour images and takes the luma, which weakens such noise by a third; with its tables, so does this class.
     """
 
     name: ClassVar[str]
+    by_channel: ClassVar[bool] = False
 
-    def __init__(self) -> None:
-        self.severities = SEVERITIES[self.name]
+    def __init__(self, table: str = STANDARD) -> None:
+        self.severities = constants(table, self.name)
+        self.through_colour = self.by_channel and table != STANDARD
 
     def __call__(self, images: Images, severity: int, generator: torch.Generator | Generators) -> Images:
         """Corrupt a batch.
@@ -50,9 +57,16 @@ class Corruption(ABC):
                 f"The generator parameter of {self.name} must be one generator, or one for each of the {len(images)} "
                 f"images. Got {len(each)} instead."
             )
-        corrupted = self.apply(images, self.severities[int(severity) - 1], each)
+        return self.degrade(images, self.severities[int(severity) - 1], each)
+
+    def degrade(self, images: Images, constant: Any, generators: Generators) -> Images:
+        """Apply with any constant, also one between the severities (augmentation), and clip to [0,1]."""
+        gray = self.through_colour and images.shape[1] == 1
+        source = images.expand(-1, 3, -1, -1) if gray else images
+        corrupted = self.apply(source, constant, generators).clamp(0, 1)
+        corrupted = luma(corrupted) if gray else corrupted
         assert corrupted.shape == images.shape
-        return corrupted.clamp(0, 1)
+        return corrupted
 
     @abstractmethod
     def apply(self, images: Images, constant: Any, generators: Generators) -> Images:
@@ -72,7 +86,15 @@ def register(name: str) -> Any:
     return store
 
 
-def corrupt(name: str, images: Images, sample_ids: Sequence[int], severity: int, seed: int) -> Images:
+def luma(images: Images) -> Images:
+    """Gray value of colour images (N,3,H,W) with the weights of ITU-R 601, (N,1,H,W)."""
+    weights = images.new_tensor([0.299, 0.587, 0.114])
+    return (images * weights[:, None, None]).sum(dim=1, keepdim=True)
+
+
+def corrupt(
+    name: str, images: Images, sample_ids: Sequence[int], severity: int, seed: int, table: str = STANDARD
+) -> Images:
     """Corrupt a batch by name, each sample with the stream `corruption/<name>/<sample id>` of the run's seed.
 
     The result of a sample depends neither on its batch nor on its order. The stream is the same for all severities:
@@ -83,7 +105,7 @@ def corrupt(name: str, images: Images, sample_ids: Sequence[int], severity: int,
         0.5
     """
     streams = [torch_rng(seed, "corruption", name, int(sample_id)) for sample_id in sample_ids]
-    return CORRUPTIONS.create(name)(images, severity, streams)
+    return CORRUPTIONS.create(name, table)(images, severity, streams)
 
 
 def draw(generators: Generators, shape: tuple[int, ...], like: Tensor, normal: bool) -> Tensor:
