@@ -14,7 +14,7 @@ import torch
 from sweep import sweep
 
 RESULTS = Path(__file__).parent / "results"
-LIBRARIES = ("torch", "torchvision", "zennit", "scikit-learn")
+LIBRARIES = ("torch", "torchvision", "captum", "zennit", "scikit-learn")
 
 
 def paired(ours: Callable[[], object], peer: Callable[[], object], runs: int) -> tuple[list[float], list[float]]:
@@ -111,7 +111,14 @@ def ridge(runs: int) -> list[dict[str, object]]:
     return [row("ridge vector, 2000 x 512, 10 strengths", *paired(ours, peer, runs))]
 
 
-TOPICS = {"latents": latents, "ridge": ridge, "sweep": sweep}
+def attribution_set(runs: int) -> list[dict[str, object]]:
+    """The 16 configurations of the published attribution set, all at once, against captum one after another."""
+    from attribution_set import rows
+
+    return rows(runs)
+
+
+TOPICS = {"latents": latents, "ridge": ridge, "sweep": sweep, "attribution_set": attribution_set}
 
 
 def main() -> None:

@@ -1,6 +1,17 @@
 """Explanations of single predictions; importing the package registers all methods."""
 
-from xai_robustness.attribution import cam, forward_cam, gradients, lrp
+from xai_robustness.attribution import cam, deeplift, forward_cam, gradients, lrp, paths, perturbation, shapley
 from xai_robustness.attribution.base import ATTRIBUTORS, Attributor
 
-__all__ = ["ATTRIBUTORS", "Attributor", "cam", "forward_cam", "gradients", "lrp"]
+__all__ = [
+    "ATTRIBUTORS",
+    "Attributor",
+    "cam",
+    "deeplift",
+    "forward_cam",
+    "gradients",
+    "lrp",
+    "paths",
+    "perturbation",
+    "shapley",
+]

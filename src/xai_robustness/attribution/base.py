@@ -23,6 +23,9 @@ class Shared:
         images: (B,C,H,W) or (B,C,T), detached.
         targets: (B,) class of each sample; None: the predicted ones.
         with_gradient: whether some method will ask for the gradient, so that one forward pass serves both.
+
+    Attributes:
+        notes: what methods leave for others of their kind, by keys of their own.
     """
 
     def __init__(self, model: nn.Module, images: Tensor, targets: Tensor | None, with_gradient: bool) -> None:
@@ -32,6 +35,7 @@ class Shared:
         self._with_gradient = with_gradient
         self._logits: Tensor | None = None
         self._gradient: Tensor | None = None
+        self.notes: dict[Any, Any] = {}
 
     @property
     def logits(self) -> Float[Tensor, "b k"]:
@@ -150,6 +154,12 @@ class Attributor(ABC):
         """Logits of the batch at work; not to be changed, others may share them."""
         assert self._shared is not None, "only `attribute` has a batch"
         return self._shared.logits
+
+    @property
+    def notes(self) -> dict[Any, Any]:
+        """What methods of this kind have left about the batch at work."""
+        assert self._shared is not None, "only `attribute` has a batch"
+        return self._shared.notes
 
 
 def check_option(caller: str, name: str, value: object, fine: bool, constraint: str) -> None:
