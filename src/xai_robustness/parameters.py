@@ -13,7 +13,7 @@ from xai_robustness.attribution.latents import PreprocessingParams
 from xai_robustness.concepts.params import RetrievalParams
 from xai_robustness.concepts.spectral import RevealParams
 from xai_robustness.datasets.load import DataParams, dataset_info, external_files, raw_root
-from xai_robustness.localization.localize import LocalizationParams
+from xai_robustness.localization.masks import LocalizationParams
 from xai_robustness.mitigation.params import MitigationParams
 from xai_robustness.models.training import TrainingParams
 from xai_robustness.models.zoo import ModelParams

@@ -9,18 +9,20 @@ from xai_robustness.attribution.lrp import Lrp
 from xai_robustness.chunks import open_arrays
 from xai_robustness.concepts.cav import Cav
 from xai_robustness.datasets.base import DatasetInfo, ImageSet
+from xai_robustness.localization.controls import control_metrics, gradient_heatmaps
+from xai_robustness.localization.export import PngJob
 from xai_robustness.localization.localize import (
-    LocalizationParams,
     binarization_job,
-    binarize,
-    blurred,
     cav_relevance,
+    cavs_of,
+    combined,
     localization_job,
     localization_metrics,
     localize,
     localize_images,
     read_masks,
 )
+from xai_robustness.localization.masks import LocalizationParams, binarize, blurred
 from xai_robustness.models.taps import tap
 from xai_robustness.models.zoo import ModelParams, build
 from xai_robustness.types import METRIC_COLUMNS, InputError
@@ -185,3 +187,76 @@ def test_parameters_are_checked():
     for bad in ({"method": "otsuu"}, {"percentile": 100}, {"blur_kernel": -1}, {"blurr": 3}):
         with pytest.raises(ValidationError):
             LocalizationParams(**bad)
+
+
+def test_regions_drop_weak_specks_of_otsus_mask():
+    heatmap = np.zeros((1, 28, 28))
+    heatmap[0, 4:12, 4:12], heatmap[0, 20:22, 20:22] = 1.0, 1.0
+    otsu = binarize(heatmap, LocalizationParams(blur_kernel=0))
+    regions = binarize(heatmap, LocalizationParams(blur_kernel=0, method="otsu_regions"))
+    assert otsu[0, 20, 20] and not regions[0, 20, 20] and regions[0, 4:12, 4:12].all()
+    every = binarize(heatmap, LocalizationParams(blur_kernel=0, method="otsu_regions", min_region=0.0))
+    np.testing.assert_array_equal(every, otsu)
+    assert not binarize(np.zeros((2, 8, 8)), LocalizationParams(method="otsu_regions")).any()
+
+
+def test_heatmaps_of_several_layers_are_averaged_at_one_scale(model, images):
+    a, b = torch.tensor([[[2.0, -4.0]]]), torch.tensor([[[0.1, 0.2]]])
+    assert combined([a]) is a
+    torch.testing.assert_close(combined([a, b]), torch.tensor([[[0.5, 0.0]]]))
+    other = Cav(np.eye(1, 256, dtype=np.float32)[0], 0.0, "signal", "layer3", "max", 0.0, 1.0, 9, 9)
+    one, two = cav(random_vector(0)), other
+    parts = [torch.from_numpy(localize_images(model, images, c, LocalizationParams())) for c in (one, two)]
+    found = localize_images(model, images, [one, two], LocalizationParams())
+    np.testing.assert_allclose(found, combined(parts), atol=1e-5)
+
+
+def test_the_vectors_of_the_named_layers_are_used():
+    from xai_robustness.concepts.cav import Cavs
+
+    chosen = cav(random_vector(0))
+    cavs = Cavs((chosen,))
+    assert cavs_of(cavs, None, LocalizationParams()) == [] and cavs_of(cavs, chosen, LocalizationParams()) == [chosen]
+    assert cavs_of(cavs, chosen, LocalizationParams(layers=(LAYER,))) == [chosen]
+    with pytest.raises(InputError, match="layer 'layer9'"):
+        cavs_of(cavs, chosen, LocalizationParams(layers=("layer9",)))
+
+
+def test_controls_have_known_values(model, images):
+    truth = np.zeros((7, 28, 28), bool)
+    truth[:, :7, :] = True
+    gradients = gradient_heatmaps(model, images, "cpu", batch_size=3)
+    x = images.tensor(slice(None)).requires_grad_()
+    model(x).gather(1, torch.from_numpy(images.labels)[:, None]).sum().backward()
+    np.testing.assert_allclose(gradients, x.grad.abs().sum(1), rtol=1e-4, atol=1e-6)
+    params = LocalizationParams()
+    table = control_metrics("test/attacked", truth, truth, gradients, params, 0, n_boot=20).set_index("metric").value
+    assert table["test/attacked/artifact_relevance_area"] == table["test/attacked/iou_area"] == 0.25
+    assert table["test/attacked/iou_random_pairing"] == 1.0  # the artifact lies in one place
+    share = gradients[:, :7].sum((1, 2)) / gradients.sum((1, 2))
+    assert table["test/attacked/artifact_relevance_gradient"] == pytest.approx(share.mean(), rel=1e-5)
+    own = np.zeros((7, 28, 28), bool)
+    own[np.arange(7), np.arange(7)] = True
+    table = control_metrics("t", own, own, gradients, params, 0, n_boot=20).set_index("metric").value
+    assert table["t/iou_random_pairing"] == 0.0  # no sample is paired with itself
+
+
+def test_png_files_hold_heatmaps_and_masks(model, images, tmp_path):
+    from PIL import Image
+
+    localization_job(
+        model, {"train/biased": images}, {"train/biased": np.array([1, 4])}, cav(random_vector(0)), LocalizationParams()
+    ).write(tmp_path / "heatmaps")
+    heatmaps = open_arrays(tmp_path / "heatmaps")
+    binarization_job(heatmaps, LocalizationParams()).write(tmp_path / "masks")
+    masks = open_arrays(tmp_path / "masks")
+    PngJob(heatmaps, masks).write(tmp_path / "png")
+    ids, wanted = read_masks(masks)["train/biased"]
+    for sample, mask, heatmap in zip(ids, wanted, heatmaps["train/biased/heatmaps"][:]):
+        found = np.asarray(Image.open(tmp_path / "png" / "train" / "biased" / "masks" / f"{sample}.png"))
+        np.testing.assert_array_equal(found, mask * np.uint8(255))
+        picture = np.asarray(Image.open(tmp_path / "png" / "train" / "biased" / "heatmaps" / f"{sample}.png"))
+        positive = np.maximum(heatmap, 0)
+        np.testing.assert_allclose(picture, positive / positive.max() * 255, atol=0.51)
+    PngJob(heatmaps, masks, export=False).write(tmp_path / "none")
+    assert not (tmp_path / "none").exists() or not list((tmp_path / "none").rglob("*.png"))

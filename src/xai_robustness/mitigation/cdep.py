@@ -11,6 +11,7 @@ from xai_robustness.mitigation.contextual import decompose
 from xai_robustness.mitigation.objectives import Penalty, Step
 from xai_robustness.mitigation.params import CdepParams
 from xai_robustness.mitigation.rrr import Rrr, moved
+from xai_robustness.types import InputError
 
 
 class RegionPenalty(Penalty):
@@ -50,6 +51,18 @@ class Cdep(Rrr):
         """Every strength."""
         strengths = self.params.lambdas if self.params.enabled else ()
         return [Candidate(label_of(self.name, None, s), self.name, None, s) for s in strengths]
+
+    def absence(self, candidate: Candidate, material: Material) -> str | None:
+        """A candidate needs a mask, and a model of modules that can be decomposed."""
+        why = super().absence(candidate, material)
+        if why is None:
+            image = material.train.tensor(slice(0, 1)).to(material.device)
+            try:
+                with torch.no_grad():
+                    decompose(material.model.to(material.device), image, image[:, 0] < 0)
+            except InputError as error:
+                return str(error)
+        return why
 
     def penalty(self, material: Material) -> Penalty:
         """The penalty of the masks."""

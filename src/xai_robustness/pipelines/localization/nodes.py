@@ -9,14 +9,16 @@ from xai_robustness.chunks import ArraysJob
 from xai_robustness.concepts.cav import Cav, Cavs
 from xai_robustness.datasets.base import ImageSet, take
 from xai_robustness.figures.localization import rows_figure
+from xai_robustness.localization.controls import control_metrics, gradient_heatmaps
+from xai_robustness.localization.export import PngJob
 from xai_robustness.localization.localize import (
-    LocalizationParams,
     binarization_job,
-    binarize,
+    cavs_of,
     localization_job,
     localization_metrics,
     localize_images,
 )
+from xai_robustness.localization.masks import LocalizationParams, binarize
 from xai_robustness.models.saved import Classifier
 from xai_robustness.types import METRIC_COLUMNS
 
@@ -41,8 +43,8 @@ def localize_artifacts(
     """Heatmaps of the training samples that are labelled as carrying the artifact."""
     labelled = artifact_labels.sample_id[artifact_labels.artifact.astype(bool) & (artifact_labels.split == "train")]
     rows = np.flatnonzero(np.isin(images_fit[GROUP].sample_ids, labelled.to_numpy()))
-    cav = _chosen(cavs, chosen_cav)
-    return localization_job(classifier.model, {GROUP: images_fit[GROUP]}, {GROUP: rows}, cav, params, device)
+    used = cavs_of(cavs, _chosen(cavs, chosen_cav), params)
+    return localization_job(classifier.model, {GROUP: images_fit[GROUP]}, {GROUP: rows}, used, params, device)
 
 
 def binarize_heatmaps(artifact_heatmaps: zarr.Group, params: LocalizationParams) -> ArraysJob:
@@ -61,15 +63,24 @@ def score_localization(
 ) -> tuple[pd.DataFrame, Figure]:
     """Artifact relevance and IoU on attacked test images, and a picture of some."""
     attacked = images_report["test/attacked"]
-    cav = _chosen(cavs, chosen_cav)
-    if cav is None:
+    used = cavs_of(cavs, _chosen(cavs, chosen_cav), params)
+    if not used:
         empty = np.zeros((0, *attacked.image_shape[1:]))
         return pd.DataFrame(columns=list(METRIC_COLUMNS)), rows_figure(np.zeros((0, 1, 1, 3)), None, empty, empty, [])
-    found = localize_images(classifier.model, attacked, cav, params, device)
+    found = localize_images(classifier.model, attacked, used, params, device)
     truth = np.asarray(attacked.masks, bool)
     rows = np.linspace(0, len(attacked) - 1, SHOWN).astype(int)
     images = take(attacked.images, rows)
-    masks = binarize(found[rows], params)
+    predicted = binarize(found, params)
     titles = [attacked.info.class_names[int(label)] for label in attacked.labels[rows].reshape(SHOWN, -1)[:, 0]]
-    table = localization_metrics("test/attacked", found, binarize(found, params), truth, seed)
-    return table, rows_figure(images, truth[rows], found[rows], masks, titles)
+    table = localization_metrics("test/attacked", found, predicted, truth, seed)
+    if params.controls:
+        gradients = gradient_heatmaps(classifier.model, attacked, device)
+        controls = control_metrics("test/attacked", predicted, truth, gradients, params, seed)
+        table = pd.concat([table, controls], ignore_index=True)
+    return table, rows_figure(images, truth[rows], found[rows], predicted[rows], titles)
+
+
+def export_images(artifact_heatmaps: zarr.Group, predicted_masks: zarr.Group, params: LocalizationParams) -> PngJob:
+    """Write heatmaps and masks as PNG files, if the parameters ask for it."""
+    return PngJob(artifact_heatmaps, predicted_masks, params.export)

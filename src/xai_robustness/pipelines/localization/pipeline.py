@@ -2,7 +2,12 @@
 
 from kedro.pipeline import Pipeline, node
 
-from xai_robustness.pipelines.localization.nodes import binarize_heatmaps, localize_artifacts, score_localization
+from xai_robustness.pipelines.localization.nodes import (
+    binarize_heatmaps,
+    export_images,
+    localize_artifacts,
+    score_localization,
+)
 from xai_robustness.pipelines.wiring import stage
 
 
@@ -23,6 +28,12 @@ def create_pipeline() -> Pipeline:
                 ["artifact_heatmaps", "params:localization"],
                 "predicted_masks",
                 name="binarize_heatmaps",
+            ),
+            node(
+                export_images,
+                ["artifact_heatmaps", "predicted_masks", "params:localization"],
+                "localization_images",
+                name="export_images",
             ),
             node(
                 score_localization,
