@@ -24,3 +24,24 @@ def test_what_a_killed_write_left_is_removed(tmp_path):
 def test_wrong_number_of_rows_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="must have 2 rows"):
         ArraysJob({"g": ChunkStream(4, lambda a, b: {"x": np.arange(3)}, 2)}).write(tmp_path / "a")
+
+
+def test_another_chunk_size_after_a_kill_leaves_no_gap(tmp_path):
+    def compute(start, stop):
+        if start >= limit:
+            raise KeyboardInterrupt
+        return {"x": np.arange(start, stop) + 1}
+
+    limit = 4
+    with pytest.raises(KeyboardInterrupt):
+        ArraysJob({"g": ChunkStream(10, compute, 2)}).write(tmp_path / "a")
+    limit = 99
+    ArraysJob({"g": ChunkStream(10, compute, 5)}).write(tmp_path / "a")
+    np.testing.assert_array_equal(open_arrays(tmp_path / "a")["g/x"][:], np.arange(10) + 1)
+
+
+def test_a_stream_can_write_into_the_group_of_another(tmp_path):
+    streams = {"g": ChunkStream(4, lambda a, b: {"x": np.arange(a, b)}, 2)}
+    streams["g/more"] = ChunkStream(2, lambda a, b: {"y": np.arange(a, b)}, 2, group="g")
+    ArraysJob(streams).write(tmp_path / "a")
+    assert sorted(open_arrays(tmp_path / "a")["g"].array_keys()) == ["x", "y"]

@@ -8,11 +8,16 @@ from typing import Any
 
 import numpy as np
 import zarr
+from filelock import FileLock
 
 from xai_robustness.progress import progress
 
 Rows = Mapping[str, np.ndarray]
 Compute = Callable[[int, int], Rows]
+Chunk = tuple[str, int, int]
+"""Stream, first row, row after the last."""
+
+MARKS = ".finished"
 
 
 @dataclass(frozen=True)
@@ -21,13 +26,16 @@ class ChunkStream:
 
     Attributes:
         n: number of rows.
-        compute: rows `start:stop` of every array; must not depend on earlier calls.
+        compute: rows `start:stop` of every array; must not depend on earlier calls. Where it has a method `on(device)`,
+            that gives it for a worker's device.
         chunk: rows computed at once and stored as one Zarr chunk.
+        group: where the arrays lie in the store; by default the stream's name.
     """
 
     n: int
     compute: Compute
     chunk: int
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -35,7 +43,7 @@ class ArraysJob:
     """Lazy write of several groups of arrays; `write` goes on where an interrupted `write` stopped.
 
     Attributes:
-        streams: group name -> stream of its rows.
+        streams: name -> stream of rows; the name is the group of its arrays unless the stream says otherwise.
         attributes: JSON values kept with the store.
         description: what the progress line says.
     """
@@ -46,42 +54,63 @@ class ArraysJob:
 
     def write(self, folder: Path) -> None:
         """Compute the chunks that `folder` lacks; a chunk counts only once all of its arrays are written."""
-        root = zarr.open_group(folder, mode="a")
-        marks = folder / ".finished"
-        marks.mkdir(exist_ok=True)
-        todo = [
-            (name, start, marks / f"{name.replace('/', '.')}-{start}")
+        waiting = self.waiting(folder)
+        total = sum(stream.n for stream in self.streams.values())
+        done = total - sum(stop - start for _, start, stop in waiting)
+        with progress(total, self.description, done=done) as bar:
+            for chunk in waiting:
+                bar.update(self.write_chunk(folder, chunk))
+        self.finish(folder)
+
+    def waiting(self, folder: Path) -> list[Chunk]:
+        """The chunks that `folder` lacks; makes it a store."""
+        zarr.open_group(folder, mode="a")
+        (folder / MARKS).mkdir(exist_ok=True)
+        chunks = [
+            (name, start, min(start + stream.chunk, stream.n))
             for name, stream in self.streams.items()
             for start in range(0, stream.n, stream.chunk)
         ]
-        total = sum(stream.n for stream in self.streams.values())
-        waiting = [item for item in todo if not item[2].exists()]
-        done = total - sum(min(self.streams[n].chunk, self.streams[n].n - s) for n, s, _ in waiting)
-        with progress(total, self.description, done=done) as bar:
-            for name, start, mark in waiting:
-                stream = self.streams[name]
-                stop = min(start + stream.chunk, stream.n)
-                _write_rows(root, name, stream, start, stop)
-                mark.touch()
-                bar.update(stop - start)
+        return [chunk for chunk in chunks if not _mark(folder, chunk).exists()]
+
+    def write_chunk(self, folder: Path, chunk: Chunk, device: str | None = None) -> int:
+        """Compute and write one chunk, also from another process, and mark it; returns its number of rows."""
+        name, start, stop = chunk
+        stream = self.streams[name]
+        compute = stream.compute.on(device) if device and hasattr(stream.compute, "on") else stream.compute
+        root = zarr.open_group(folder, mode="a")
+        for key, rows in compute(start, stop).items():
+            if len(rows) != stop - start:
+                raise ValueError(f"Array '{name}/{key}' must have {stop - start} rows. Got {len(rows)} instead.")
+            array = root.get(f"{stream.group or name}/{key}")
+            if array is None:
+                array = self._make(root, folder, stream, f"{stream.group or name}/{key}", rows)
+            assert isinstance(array, zarr.Array)
+            array[start:stop] = rows
+        _mark(folder, chunk).touch()
+        return stop - start
+
+    def _make(self, root: zarr.Group, folder: Path, stream: ChunkStream, path: str, rows: np.ndarray) -> Any:
+        """Make an array for rows like these, unless another process just did."""
+        with FileLock(folder / MARKS / ".lock"):
+            if path in root:
+                return root[path]
+            shape, chunks = (stream.n, *rows.shape[1:]), (min(stream.chunk, stream.n), *rows.shape[1:])
+            return root.create_array(path, shape=shape, chunks=chunks, dtype=rows.dtype)
+
+    def finish(self, folder: Path) -> None:
+        """Keep the attributes and remove the marks."""
+        root = zarr.open_group(folder, mode="a")
         root.attrs.update(json.loads(json.dumps(dict(self.attributes))))
+        marks = folder / MARKS
         for leftover in [*marks.iterdir(), *folder.rglob("zarr.*.partial")]:  # Zarr's own, after a kill in a write
             leftover.unlink()
         marks.rmdir()
 
 
-def _write_rows(root: zarr.Group, name: str, stream: ChunkStream, start: int, stop: int) -> None:
-    for key, rows in stream.compute(start, stop).items():
-        if len(rows) != stop - start:
-            raise ValueError(f"Array '{name}/{key}' must have {stop - start} rows. Got {len(rows)} instead.")
-        path = f"{name}/{key}"
-        if path not in root:
-            shape = (stream.n, *rows.shape[1:])
-            chunks = (min(stream.chunk, stream.n), *rows.shape[1:])
-            root.create_array(path, shape=shape, chunks=chunks, dtype=rows.dtype)
-        array = root[path]
-        assert isinstance(array, zarr.Array)
-        array[start:stop] = rows
+def _mark(folder: Path, chunk: Chunk) -> Path:
+    name, start, stop = chunk
+    return folder / MARKS / f"{name.replace('/', '.')}-{start}-{stop}"
 
 
 def open_arrays(folder: Path) -> zarr.Group:

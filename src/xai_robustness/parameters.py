@@ -10,11 +10,14 @@ from pydantic import Field, ValidationError
 
 from xai_robustness.artifacts.insertion import ArtifactParams
 from xai_robustness.attribution.latents import PreprocessingParams
+from xai_robustness.attribution.probe import PreflightParams
+from xai_robustness.attribution.set_params import AttributionSetParams
 from xai_robustness.concepts.params import RetrievalParams
 from xai_robustness.concepts.spectral import RevealParams
 from xai_robustness.datasets.load import DataParams, dataset_info, external_files, raw_root
 from xai_robustness.localization.masks import LocalizationParams
 from xai_robustness.mitigation.params import MitigationParams
+from xai_robustness.models.parts import PartsParams
 from xai_robustness.models.training import TrainingParams
 from xai_robustness.models.zoo import ModelParams
 from xai_robustness.robustness.corruption import RobustnessParams
@@ -32,6 +35,9 @@ class StudyParams(Params):
     model: ModelParams = Field(default_factory=ModelParams)
     training: TrainingParams = Field(default_factory=TrainingParams)
     preprocessing: PreprocessingParams = Field(default_factory=PreprocessingParams)
+    parts: PartsParams = Field(default_factory=PartsParams)
+    preflight: PreflightParams = Field(default_factory=PreflightParams)
+    attribution_sets: AttributionSetParams = Field(default_factory=AttributionSetParams)
     reveal: RevealParams = Field(default_factory=RevealParams)
     sample_retrieval: RetrievalParams = Field(default_factory=RetrievalParams)
     localization: LocalizationParams = Field(default_factory=LocalizationParams)

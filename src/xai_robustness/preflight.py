@@ -2,11 +2,14 @@
 
 from collections.abc import Collection
 
+from torch.nn import Sequential
+
 from xai_robustness.artifacts.insertion import check_plan
 from xai_robustness.datasets.load import RawSplit, check_dataset, dataset_info, load_dataset, raw_root
 from xai_robustness.models.checkpoint import load_weights
 from xai_robustness.models.zoo import build, check_layer
 from xai_robustness.parameters import StudyParams, files_of
+from xai_robustness.types import InputError
 
 
 def check_parameters(params: StudyParams) -> None:
@@ -28,6 +31,22 @@ def check_parameters(params: StudyParams) -> None:
     model = build(params.model, dataset_info(params.data).n_classes, shape, [0.5] * 3, [0.5] * 3, seed=0)
     for layer in sorted(layers):
         check_layer(model, layer)
+    check_attribution_sets(params, model, shape)
+
+
+def check_attribution_sets(params: StudyParams, model: Sequential, shape: tuple[int, int, int]) -> None:
+    """Check that the methods take their options, and that each decorrelated one has its model.
+
+    Raises:
+        InputError: in one sentence.
+    """
+    params.attribution_sets.check(model, shape)
+    wanted = len(params.attribution_sets.decorrelated)
+    if wanted > params.parts.n:
+        raise InputError(
+            f"The parts.n parameter must be at least {wanted}, one model for each method of "
+            f"attribution_sets.decorrelated. Got {params.parts.n} instead."
+        )
 
 
 def check_data(params: StudyParams, stale: Collection[str]) -> None:

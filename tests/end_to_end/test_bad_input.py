@@ -30,6 +30,15 @@ def refused(project, match: str, *pipelines: str, env: str = "smoke", **params) 
         ({"robustness_eval__methods": ["saliencey"]}, r"Unknown .*'saliencey'\. Did you mean 'saliency'"),
         ({"training__checkpoint": "absent.pth"}, r"absent\.pth.*does not exist"),
         ({"data__name": "organmnist3d"}, r"organmnist3d.*(2-D|3-D|3D|2D)"),
+        (
+            {"attribution_sets__methods": ["saliancy"]},
+            r"Unknown attribution method 'saliancy'. Did you mean 'saliency'",
+        ),
+        (
+            {"attribution_sets__methods": [{"method": "grad_cam", "options": {"layer": "layer9"}}]},
+            r"Unknown layer 'layer9'",
+        ),
+        ({"attribution_sets__decorrelated": ["saliency"]}, r"parts\.n.*at least 1.*Got 0"),
         ({"device": "gpu"}, r"device"),
     ],
 )

@@ -5,6 +5,7 @@ from collections import OrderedDict
 import numpy as np
 import torch
 from torch import nn
+from torchvision.models import VisionTransformer
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from xai_robustness.datasets.base import DatasetInfo, ImageSet
@@ -37,6 +38,16 @@ def tiny_model(seed: int = 0, n_classes: int = 3, channels: int = 3) -> nn.Seque
         stages = tiny_stages(channels, n_classes)
         model = nn.Sequential(OrderedDict(normalize=Normalize([0.4] * channels, [0.3] * channels), **stages))
         disturb(model)
+    return model.eval()
+
+
+def tiny_vit(seed: int = 0) -> nn.Module:
+    """torchvision's ViT for 12 x 12 pixels: 3 x 3 patches, a class token, two blocks of two heads."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = VisionTransformer(12, 4, 2, 2, 8, 16, num_classes=3)
+        for weight in model.parameters():
+            weight.data.add_(0.3 * torch.randn_like(weight))
     return model.eval()
 
 

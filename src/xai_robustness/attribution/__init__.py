@@ -1,6 +1,17 @@
 """Explanations of single predictions; importing the package registers all methods."""
 
-from xai_robustness.attribution import cam, deeplift, forward_cam, gradients, lrp, paths, perturbation, shapley
+from xai_robustness.attribution import (
+    cam,
+    deeplift,
+    forward_cam,
+    gradients,
+    libra,
+    lrp,
+    paths,
+    perturbation,
+    rollout,
+    shapley,
+)
 from xai_robustness.attribution.base import ATTRIBUTORS, Attributor
 
 __all__ = [
@@ -10,8 +21,10 @@ __all__ = [
     "deeplift",
     "forward_cam",
     "gradients",
+    "libra",
     "lrp",
     "paths",
     "perturbation",
+    "rollout",
     "shapley",
 ]

@@ -90,6 +90,9 @@ class Attributor(ABC):
     heatmaps: ClassVar[bool] = False
     """Whether the method knows no channels: its attributions have one, (N,1,H,W) or (N,1,T)."""
 
+    targeted: ClassVar[bool] = True
+    """Whether attributions depend on the target; those of attention alone do not."""
+
     uses_gradient: ClassVar[bool] = False
     """Whether `attribute` asks for `self.gradient`, so that methods can share it."""
 

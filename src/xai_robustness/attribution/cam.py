@@ -186,10 +186,12 @@ def _mean(values: Tensor) -> Tensor:
 
 def known_layer(model: nn.Module, layer: str) -> str:
     """Return `layer` if it is any module of the model; raises InputError with choices otherwise."""
-    if layer in dict(model.named_modules()) and layer:
+    names = [name for name, _ in model.named_modules() if name]
+    if layer in names:
         return layer
-    assert isinstance(model, nn.Sequential)
-    return check_layer(model, layer)
+    if isinstance(model, nn.Sequential):
+        return check_layer(model, layer)
+    raise InputError(f"Unknown layer '{layer}'. Choose from: {', '.join(names)}.")
 
 
 @contextmanager

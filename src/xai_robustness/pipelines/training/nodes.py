@@ -7,6 +7,7 @@ from xai_robustness.attacks.training import training_attack
 from xai_robustness.datasets.base import ImageSet
 from xai_robustness.figures.training import curves
 from xai_robustness.metrics.classification import classification_metrics
+from xai_robustness.models.parts import PartsJob, PartsParams
 from xai_robustness.models.saved import Classifier
 from xai_robustness.models.training import TrainingJob, TrainingParams, predict_logits
 from xai_robustness.models.zoo import ModelParams
@@ -20,6 +21,14 @@ def train_classifier(
     """Train on the biased training images, stop early on the biased validation images."""
     attack = training_attack(training.adversarial)
     return TrainingJob(model, images_fit["train/biased"], images_fit["val/biased"], training, seed, device, attack)
+
+
+def train_part_classifiers(
+    images_fit: Sets, model: ModelParams, training: TrainingParams, parts: PartsParams, seed: int, device: str
+) -> PartsJob:
+    """Train one model on each of several disjoint parts of the training images, where the parameters ask for them."""
+    attack = training_attack(training.adversarial)
+    return PartsJob(model, images_fit["train/biased"], images_fit["val/biased"], training, parts, seed, device, attack)
 
 
 def evaluate_classifier(

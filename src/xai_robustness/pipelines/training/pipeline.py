@@ -2,7 +2,12 @@
 
 from kedro.pipeline import Pipeline, node
 
-from xai_robustness.pipelines.training.nodes import evaluate_classifier, plot_training, train_classifier
+from xai_robustness.pipelines.training.nodes import (
+    evaluate_classifier,
+    plot_training,
+    train_classifier,
+    train_part_classifiers,
+)
 from xai_robustness.pipelines.wiring import stage
 
 
@@ -16,6 +21,12 @@ def create_pipeline() -> Pipeline:
                 ["images_fit", "params:model", "params:training", "params:seed", "params:device"],
                 "classifier",
                 name="train_classifier",
+            ),
+            node(
+                train_part_classifiers,
+                ["images_fit", "params:model", "params:training", "params:parts", "params:seed", "params:device"],
+                "part_classifiers",
+                name="train_part_classifiers",
             ),
             node(
                 evaluate_classifier,
