@@ -65,6 +65,7 @@ def test_sizes_given_by_hand_stay_and_a_switched_off_probe_runs_nothing() -> Non
         "mine": {"batch_size": 5, "given": True},
         "other": {"batch_size": 12, "given": False},
     }
+    assert measure_all({}, CPU, off, limit=12, floor=1) == {"methods": {}}
     on = measure_all({"mine": never, "other": linear}, CPU, PreflightParams(batch_sizes={"mine": 5}), 3, 1)
     assert on["methods"]["other"]["batch_size"] == 3
 

@@ -91,6 +91,8 @@ def measure_all(
         limit: samples there are at most in a batch.
         floor: bytes of one image.
     """
+    if not trials:
+        return {"methods": {}}
     limit = min(params.batch_size, limit)
     methods: dict[str, object] = {}
     for key, trial in trials.items():
