@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
-from torch import nn
+from torch import fx, nn
 from torchvision.ops import Permute, StochasticDepth
 
 from xai_robustness.attribution.rules import Homogeneous, Ledger, Pass, Rule, Skip, Split
@@ -13,7 +13,7 @@ from xai_robustness.attribution.weighted_rules import AlphaBeta, Box, Epsilon, F
 from xai_robustness.models.canonizers import is_merged
 from xai_robustness.models.gated import Scale, ScaledResidual
 from xai_robustness.models.insertions import INSERTIONS
-from xai_robustness.models.layers import Add, Normalize
+from xai_robustness.models.layers import Add, Concatenate, Normalize
 from xai_robustness.models.transformers import Attend, ClassToken, Tokens
 from xai_robustness.registry import Registry
 from xai_robustness.types import InputError
@@ -33,7 +33,7 @@ BASE: RuleMap = (
     ((Add,), Split),
     ((Attend,), DetachedAttention),
     ((Tokens,), Homogeneous),
-    ((ClassToken, Permute, ScaledResidual), None),
+    ((ClassToken, Concatenate, Permute, ScaledResidual), None),
     ((nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d), Homogeneous),
     ((nn.MaxPool1d, nn.MaxPool2d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.Flatten), None),
     ((nn.Dropout, nn.Dropout1d, nn.Dropout2d, StochasticDepth, nn.Identity), Skip),
@@ -156,7 +156,8 @@ def assign(model: nn.Module, composite: Composite, ledger: Ledger) -> list[tuple
 
 def _is_container(module: nn.Module) -> bool:
     """Whether a module only calls others: what else it might do is seen in the graph."""
-    return next(module.children(), None) is not None and next(module.parameters(recurse=False), None) is None
+    calls_others = isinstance(module, fx.GraphModule) or next(module.children(), None) is not None
+    return calls_others and next(module.parameters(recurse=False), None) is None
 
 
 def _rule_for(module: nn.Module, rules: RuleMap) -> tuple[bool, MakeRule | None]:

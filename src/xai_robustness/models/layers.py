@@ -38,6 +38,22 @@ class Add(nn.Module):
         return left + right
 
 
+class Concatenate(nn.Module):
+    """Tensors side by side along one axis.
+
+    Args:
+        dim: the axis.
+    """
+
+    def __init__(self, dim: int = 0) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, *parts: Tensor) -> Tensor:
+        """The joined tensor."""
+        return torch.cat(parts, self.dim)
+
+
 class ResidualBlock(nn.Module):
     """torchvision's BasicBlock or Bottleneck, same parameter names; each ReLU and the sum is a module used once.
 
