@@ -7,7 +7,7 @@ import click
 import pandas as pd
 from kedro.io import DataCatalog
 
-from xai_robustness.io.datasets import Figure, versioned
+from xai_robustness.io.datasets import Figure, Page, versioned
 
 COLUMNS = {
     "clean": "test/clean/balanced_accuracy",
@@ -35,11 +35,11 @@ def summarize(catalog: DataCatalog, study: str, seed: int, outputs: Collection[s
         click.echo(f"\nStudy {study}, seed {seed}; test images, 95 % intervals")
         click.echo(table.to_string(index=False))
         click.echo(f"\nVerdict: {tables['verdict']['sentence']}")
-    figures = [d for name in sorted(outputs) if isinstance(d := versioned(catalog, name), Figure) and d.exists()]
-    if figures:
-        click.echo("\nFigures:")
-        for figure in figures:
-            click.echo(f"  {figure.path()}")
+    shown = [d for name in sorted(outputs) if isinstance(d := versioned(catalog, name), Figure | Page) and d.exists()]
+    if shown:
+        click.echo("\nTo look at:")
+        for picture in shown:
+            click.echo(f"  {picture.path()}")
         click.echo(f"Flow:     make viz STUDY={study}\nRuns:     make mlflow")
 
 
