@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from sklearn.cluster import DBSCAN
 from sklearn.manifold import spectral_embedding as sklearn_embedding
 from tests.reference import concepts as naive
 
@@ -63,6 +64,11 @@ def test_separate_components_give_as_many_zero_eigenvalues_and_clusters_find_the
     assert all(len(np.unique(labels[group == g])) == 1 for g in range(3)) and len(np.unique(labels)) == 3
     (dense,) = CLUSTERINGS["hdbscan"](x, [], 5, 0)
     assert len(np.unique(dense[dense >= 0])) == 3 and all(len(np.unique(group[dense == d])) == 1 for d in range(3))
+    (near,) = CLUSTERINGS["dbscan"](embedding, [2], 5, 0)
+    np.testing.assert_array_equal(near, DBSCAN(0.2, min_samples=5).fit_predict(embedding))
+    assert all(len(np.unique(group[near == d])) == 1 for d in range(near.max() + 1))
+    (joined,) = CLUSTERINGS["agglomerative"](embedding, [3, 999], 5, 0)
+    assert len(np.unique(joined)) == 3 and all(len(np.unique(group[joined == d])) == 1 for d in range(3))
 
 
 def test_the_same_seed_gives_the_same_numbers(monkeypatch):
@@ -103,3 +109,11 @@ def test_layout_has_two_finite_columns(method, n):
     points = two_dimensional(embedding, method, seed=0)
     assert points.shape == (n, 2) and np.isfinite(points).all()
     np.testing.assert_array_equal(points, two_dimensional(embedding, method, seed=0))
+
+
+def test_umap_is_an_extra_that_says_so_where_it_is_missing(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "umap", None)
+    with pytest.raises(InputError, match="umap-learn is not installed"):
+        two_dimensional(np.eye(10), "umap", seed=0)

@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 from tests.figures.tools import RNG, images
 
 from xai_robustness.figures import reveal
@@ -34,3 +35,14 @@ def test_embedding_without_suspects_is_a_plain_scatter(draw):
     draw(figure)
     assert len(figure.axes) == 1
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["no suspect"]
+
+
+def test_prototypes_have_a_row_each_with_their_coverage(draw):
+    rows = [(c, p, 0.75 - p / 2, place) for c in (0, 1) for p in (0, 1) for place in range(3)]
+    table = pd.DataFrame(rows, columns=["class", "prototype", "coverage", "place"])
+    images = np.zeros((12, 8, 8, 1), np.uint8) + np.arange(12, dtype=np.uint8)[:, None, None, None]
+    figure = draw(reveal.prototype_figure(table, images, ("benign", "malignant")))
+    assert len(figure.axes) == 12
+    assert [a.get_ylabel() for a in figure.axes if a.get_ylabel()][:2] == ["benign, 1: 75%", "benign, 2: 25%"]
+    assert figure.axes[5].images[0].get_array()[0, 0, 0] == 5
+    assert "No prototypes" in draw(reveal.prototype_figure(table.iloc[:0], images[:0], ("a",))).texts[0].get_text()

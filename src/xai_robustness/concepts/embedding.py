@@ -1,11 +1,12 @@
 """Spectral embedding of samples and the clusterings of it (SpRAy)."""
 
 from collections.abc import Callable, Sequence
+from importlib import import_module
 
 import numpy as np
 from jaxtyping import Float, Int
 from scipy import linalg, sparse
-from sklearn.cluster import HDBSCAN, KMeans
+from sklearn.cluster import DBSCAN, HDBSCAN, AgglomerativeClustering, KMeans
 from sklearn.manifold import TSNE
 from sklearn.neighbors import kneighbors_graph
 
@@ -90,14 +91,35 @@ def hdbscan(embedding: Float[np.ndarray, "n e"], counts: Sequence[int], min_size
     return [HDBSCAN(min_cluster_size=max(2, min_size), copy=True).fit_predict(embedding)]
 
 
+@CLUSTERINGS.register("dbscan")
+def dbscan(embedding: Float[np.ndarray, "n e"], counts: Sequence[int], min_size: int, seed: int) -> list[np.ndarray]:
+    """One clustering (N,) for each k in `counts`, of radius k / 10 in the embedding; -1 marks noise [Ester1996]."""
+    return [DBSCAN(eps=k / 10, min_samples=5).fit_predict(embedding) for k in counts]
+
+
+@CLUSTERINGS.register("agglomerative")
+def agglomerative(
+    embedding: Float[np.ndarray, "n e"], counts: Sequence[int], min_size: int, seed: int
+) -> list[np.ndarray]:
+    """One clustering (N,) for each number k in `counts`, by Ward's linkage of the first k eigenvectors [Ward1963]."""
+    fits = (AgglomerativeClustering(k) for k in counts if k < len(embedding))
+    return [fit.fit_predict(_unit_rows(embedding[:, : fit.n_clusters])) for fit in fits]
+
+
 def two_dimensional(embedding: Float[np.ndarray, "n e"], method: str, seed: int) -> Float[np.ndarray, "n 2"]:
-    """Points (N,2) for a figure: t-SNE of the embedding [vanderMaaten2008], or its second and third eigenvector.
+    """Points (N,2) for a figure: t-SNE [vanderMaaten2008], UMAP [McInnes2018], or the second and third eigenvector.
 
     Args:
         embedding: (N,E) of `spectral_embedding`.
-        method: "tsne" or "eigenvectors"; sets of fewer than 8 samples always use the eigenvectors.
+        method: "tsne", "umap" (of correlation distances, 15 neighbours, least distance 0.1) or "eigenvectors"; sets of
+            fewer than 8 samples always use the eigenvectors.
         seed: the run's seed.
+
+    Raises:
+        InputError: umap without the package of that name.
     """
+    if method == "umap" and len(embedding) >= 8:
+        return _umap(embedding, seed)
     if method == "tsne" and len(embedding) >= 8:
         state = seed_for(seed, "tsne") % 2**32
         perplexity = min(30.0, (len(embedding) - 1) / 3)
@@ -106,6 +128,23 @@ def two_dimensional(embedding: Float[np.ndarray, "n e"], method: str, seed: int)
     shown = embedding[:, 1:3]
     points[:, : shown.shape[1]] = shown
     return points
+
+
+def _umap(embedding: np.ndarray, seed: int) -> np.ndarray:
+    try:
+        umap = import_module("umap")
+    except ImportError:
+        raise InputError(
+            "The layout parameter of reveal must be tsne or eigenvectors where umap-learn is not installed. Got umap. "
+            "Install it with: pip install 'xai_robustness[umap]'."
+        ) from None
+    state = seed_for(seed, "umap") % 2**32
+    neighbours = min(15, len(embedding) - 1)
+    start = "spectral" if len(embedding) > 20 else "random"
+    model = umap.UMAP(
+        n_neighbors=neighbours, min_dist=0.1, metric="correlation", random_state=state, n_jobs=1, init=start
+    )
+    return np.asarray(model.fit_transform(embedding), np.float64)
 
 
 def groups_of(labels: Int[np.ndarray, " n"], min_size: int) -> list[np.ndarray]:

@@ -19,15 +19,20 @@ from xai_robustness.concepts.samples import LatentsReader, sample_table
 from xai_robustness.concepts.separability import (
     fisher_projection,
     gaussian_null,
-    input_features,
     latent_features,
     principal_components,
     separation,
 )
+from xai_robustness.concepts.significance import extreme_p
+from xai_robustness.concepts.spray import INPUT_VARIANTS
+from xai_robustness.concepts.suspicion import SuspicionParams
 from xai_robustness.randomness import numpy_rng
 from xai_robustness.types import Params
 
-SUSPECT_COLUMNS = ("suspect", "rank", "class", "view", "size", "score", "separation", "null_separation", "eigengap")
+SUSPECT_COLUMNS = ("suspect", "rank", "class", "view", "size", "score", "separation", "null_separation") + (
+    "eigengap",
+    "p_value",
+)
 MEMBER_COLUMNS = ("suspect", "sample_id", "outlier_score")
 EVALUATION_COLUMNS = ("suspect", "precision", "precision_low", "precision_high") + (
     "recall",
@@ -45,7 +50,9 @@ class RevealParams(Params):
 
     n_neighbors: int = Field(32, ge=1, description="neighbours in the graph of samples")
     n_eigen: int = Field(32, ge=2, description="eigenvectors of the embedding")
-    clusterings: tuple[str, ...] = Field(("kmeans",), min_length=1, description="kmeans, hdbscan")
+    clusterings: tuple[str, ...] = Field(
+        ("kmeans",), min_length=1, description="kmeans, agglomerative, dbscan, hdbscan"
+    )
     n_clusters: tuple[int, ...] = Field(
         (2, 3, 4, 6, 8), description="numbers of clusters tried; the one of the eigengap is added"
     )
@@ -56,13 +63,21 @@ class RevealParams(Params):
     views: tuple[Literal["input", "latent"], ...] = Field(("input", "latent"), min_length=1)
     layers: tuple[str, ...] = Field((), description="layers of the latent view; empty: every layer of the latents")
     n_components: int = Field(20, ge=1, description="principal components in which separation is measured")
-    n_null: int = Field(2, ge=1, description="structureless sets that give the reference for a separation")
-    layout: Literal["tsne", "eigenvectors"] = Field("tsne", description="two-dimensional layout of the figures")
+    n_null: int = Field(2, ge=1, le=200, description="structureless sets that give the reference for a separation")
+    variant: str = Field("total", description="what of the input heatmaps is compared, a variant of SpRAy")
+    prototypes: int = Field(4, ge=0, description="prototypes of each class in the last layer; 0: none")
+    suspicion: SuspicionParams = Field(default_factory=SuspicionParams, description="the one list of all suspects")
+    layout: Literal["tsne", "umap", "eigenvectors"] = Field("tsne", description="two-dimensional layout of the figures")
 
     @field_validator("clusterings")
     @classmethod
     def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(CLUSTERINGS.checked(name) for name in names)
+
+    @field_validator("variant")
+    @classmethod
+    def _variant(cls, name: str) -> str:
+        return INPUT_VARIANTS.checked(name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,9 +106,13 @@ class _Candidate:
     inside: np.ndarray
     projection: np.ndarray
     separation: float
-    null_separation: float
+    null: tuple[float, ...]
     embedding: Embedding
     gap: float
+
+    @property
+    def null_separation(self) -> float:
+        return max(float(np.mean(self.null)), 1e-3)
 
     @property
     def score(self) -> float:
@@ -112,7 +131,8 @@ def find_suspects(
     Each class is embedded in each view, clustered with several numbers of clusters, and every cluster gets its
     `separation` from the rest of its class. `score` is that separation in units of the best one that the same
     procedure finds in Gaussian samples of the same covariance, which have no clusters (the idea of [Liu2008]): a score
-    of 1 is what chance gives. Suspects are ranked by score; one that mostly repeats a better one is left out.
+    of 1 is what chance gives; `p_value` is their tail beyond it (see `significance.extreme_p`).
+    Suspects are ranked by score; one that mostly repeats a better one is left out.
 
     Args:
         latents: of the biased train split.
@@ -182,7 +202,7 @@ def _class_views(
     layers = (params.layers or latents.layers) if "latent" in params.views else ()
     for view in (("input",) if "input" in params.views else ()) + tuple(layers):
         values = latents.heatmaps("train") if view == "input" else latents.relevances("train", view, "sum")
-        make = input_features if view == "input" else latent_features
+        make = INPUT_VARIANTS[params.variant] if view == "input" else latent_features
         for c, chosen in rows.items():
             if len(chosen) >= 2 * params.min_size:
                 yield c, view, ids[chosen], make(values[chosen])
@@ -200,9 +220,9 @@ def _candidates(
     embedded, gap, found = _separated(features, params, seed)
     rng = numpy_rng(seed, "reveal", "null", c, view)
     nulls = [_separated(gaussian_null(features, rng), params, seed)[2] for _ in range(params.n_null)]
-    null = float(np.mean([max((s for _, _, s in one), default=0.0) for one in nulls]))
+    null = tuple(max((s for _, _, s in one), default=0.0) for one in nulls)
     embedding = Embedding(c, view, ids, *embedded, np.zeros((len(ids), 2)))
-    return [_Candidate(inside, projection, s, max(null, 1e-3), embedding, gap) for inside, projection, s in found]
+    return [_Candidate(inside, projection, s, null, embedding, gap) for inside, projection, s in found]
 
 
 def _separated(
@@ -239,7 +259,8 @@ def _jaccard(a: _Candidate, b: _Candidate) -> float:
 def _suspect_row(index: int, c: _Candidate) -> tuple:
     e = c.embedding
     size = int(c.inside.sum())
-    return index, index + 1, e.class_index, e.view, size, c.score, c.separation, c.null_separation, c.gap
+    p = extreme_p(c.separation, c.null)
+    return index, index + 1, e.class_index, e.view, size, c.score, c.separation, c.null_separation, c.gap, p
 
 
 def _member_rows(index: int, c: _Candidate) -> pd.DataFrame:

@@ -1,9 +1,10 @@
 """The embedding in which suspects were found."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,6 +13,7 @@ from xai_robustness.figures.style import (
     BLACK,
     FONT,
     GRAY,
+    blank,
     colours_of,
     frame,
     key,
@@ -19,8 +21,10 @@ from xai_robustness.figures.style import (
     markers_of,
     new_figure,
     pixels,
+    row_title,
     show_image,
     styled,
+    tiles,
 )
 
 MAX_ROWS, MAX_COLUMNS = 6, 6
@@ -108,3 +112,31 @@ def _legend(figure: Figure, names: Mapping[int, str], truth: Bool[np.ndarray, " 
         handles.append(key("none", markeredgecolor=BLACK, markersize=9))
         labels.append("true artifact")
     legend_below(figure, handles, labels)
+
+
+@styled
+def prototype_figure(
+    prototypes: pd.DataFrame, images: UInt8[np.ndarray, "m h w c"], class_names: Sequence[str]
+) -> Figure:
+    """The nearest samples of each prototype, one row a prototype, with the share of the class that it covers.
+
+    Args:
+        prototypes: columns class, prototype, coverage, place; one row a sample.
+        images: the image of each row.
+        class_names: names of the classes.
+    """
+    if prototypes.empty:
+        return blank("No prototypes were fitted (reveal.prototypes).")
+    keys = prototypes[["class", "prototype"]].to_numpy(int)
+    groups = [(c, p, np.flatnonzero((keys == (c, p)).all(1))) for c, p in np.unique(keys, axis=0)]
+    columns = int(prototypes["place"].max()) + 1
+    figure, axes = tiles(len(groups), columns, 0.85, 0.85, 2.2)
+    shown = pixels(images)
+    for line, (c, prototype, rows) in zip(axes, groups):
+        for axis, row in zip(line, rows):
+            show_image(axis, shown[row])
+        for axis in line[len(rows) :]:
+            axis.set_axis_off()
+        coverage = float(prototypes["coverage"].iloc[rows[0]])
+        row_title(line[0], f"{class_names[int(c)]}, {int(prototype) + 1}: {coverage:.0%}")
+    return figure

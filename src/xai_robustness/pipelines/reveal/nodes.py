@@ -5,9 +5,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from xai_robustness.attribution.latents import Latents
+from xai_robustness.concepts.image_properties import image_properties, label_associations
+from xai_robustness.concepts.prototypes import PROTOTYPE_COLUMNS, fit_prototypes, prototype_table
+from xai_robustness.concepts.separability import latent_features
 from xai_robustness.concepts.spectral import RevealParams, evaluate_suspects, find_suspects
+from xai_robustness.concepts.suspicion import rank_all
 from xai_robustness.datasets.base import ImageSet, take
-from xai_robustness.figures.reveal import embedding_figure
+from xai_robustness.figures.reveal import embedding_figure, prototype_figure
 
 THUMBNAILS = 6
 
@@ -31,6 +35,49 @@ def reveal_suspects(
     ]
     empty = pd.DataFrame(columns=["class", "view", "sample_id", "x", "y"])
     return suspects, members, pd.concat(tables, ignore_index=True) if tables else empty
+
+
+def list_suspects(
+    suspects: pd.DataFrame, suspect_members: pd.DataFrame, latents: Latents, params: RevealParams, seed: int
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Put clusters, sets of neurons and single samples into one list, by p-values against structureless data."""
+    found = rank_all(
+        suspects, suspect_members, latents, params.suspicion, params.min_size, seed, params.layers or latents.layers
+    )
+    return found.suspects, found.members, found.neurons
+
+
+def compare_properties(images_fit: dict[str, ImageSet]) -> pd.DataFrame:
+    """Which simple properties of the training images already tell their labels; needs no network."""
+    images = images_fit["train/biased"]
+    steps = range(0, len(images), 512)
+    properties = image_properties(take(images.images, slice(start, start + 512)) for start in steps)
+    labels = images.labels if images.labels.ndim == 1 else images.labels.argmax(1)
+    return label_associations(properties, labels)
+
+
+def find_prototypes(latents: Latents, params: RevealParams, seed: int) -> pd.DataFrame:
+    """Typical strategies of each class in the last inspected layer, from correctly predicted training samples."""
+    layer = (params.layers or latents.layers)[-1]
+    classes, ids = latents.targets("train"), latents.sample_ids("train")
+    right = latents.logits("train").argmax(1) == classes
+    features = latent_features(latents.relevances("train", layer, "sum"))
+    tables = [pd.DataFrame(columns=list(PROTOTYPE_COLUMNS))]
+    for c in np.unique(classes):
+        own = (classes == c) & right
+        if params.prototypes and own.sum() >= 2 * params.prototypes:
+            found = fit_prototypes(features[own], seed, params.prototypes)
+            tables.append(prototype_table(found, ids[own], int(c), layer))
+    return pd.concat(tables[1:] or tables, ignore_index=True)
+
+
+def plot_prototypes(prototypes: pd.DataFrame, images_fit: dict[str, ImageSet]) -> Figure:
+    """Draw the nearest samples of each prototype of each class."""
+    images = images_fit["train/biased"]
+    order = np.argsort(images.sample_ids)
+    rows = order[np.searchsorted(images.sample_ids[order], prototypes["sample_id"].to_numpy(int))]
+    pictures = images.subset(rows).images
+    return prototype_figure(prototypes, pictures, images.info.class_names)
 
 
 def score_suspects(suspects: pd.DataFrame, suspect_members: pd.DataFrame, artifact_truth: pd.DataFrame) -> pd.DataFrame:

@@ -2,7 +2,15 @@
 
 from kedro.pipeline import Pipeline, node
 
-from xai_robustness.pipelines.reveal.nodes import plot_embedding, reveal_suspects, score_suspects
+from xai_robustness.pipelines.reveal.nodes import (
+    compare_properties,
+    find_prototypes,
+    list_suspects,
+    plot_embedding,
+    plot_prototypes,
+    reveal_suspects,
+    score_suspects,
+)
 from xai_robustness.pipelines.wiring import stage
 
 
@@ -17,6 +25,20 @@ def create_pipeline() -> Pipeline:
                 ["suspects", "suspect_members", "embeddings"],
                 name="reveal_suspects",
             ),
+            node(
+                list_suspects,
+                ["suspects", "suspect_members", "latents", "params:reveal", "params:seed"],
+                ["suspect_list", "suspect_list_members", "suspect_neurons"],
+                name="list_suspects",
+            ),
+            node(compare_properties, "images_fit", "label_associations", name="compare_properties"),
+            node(
+                find_prototypes,
+                ["latents", "params:reveal", "params:seed"],
+                "prototypes",
+                name="find_prototypes",
+            ),
+            node(plot_prototypes, ["prototypes", "images_fit"], "prototype_figure", name="plot_prototypes"),
             node(
                 score_suspects,
                 ["suspects", "suspect_members", "artifact_truth"],

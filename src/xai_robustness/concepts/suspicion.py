@@ -1,0 +1,179 @@
+"""One ranked list of suspects from all views: clusters, sets of neurons and single samples on one scale."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool
+from pydantic import Field
+
+from xai_robustness.concepts.neurons import neuron_sets, null_statistics
+from xai_robustness.concepts.outliers import find_outliers
+from xai_robustness.concepts.samples import LatentsReader, sample_table
+from xai_robustness.concepts.separability import latent_features, principal_components
+from xai_robustness.concepts.significance import benjamini_hochberg, extreme_p
+from xai_robustness.metrics.ranking import auroc
+from xai_robustness.randomness import numpy_rng
+from xai_robustness.types import Params
+
+LIST_COLUMNS = ("place", "kind", "name", "class", "view", "size", "statistic", "p_value", "q_value", "score", "flagged")
+LIST_MEMBER_COLUMNS = ("name", "sample_id", "typical")
+NEURON_COLUMNS = ("name", "class", "layer", "neuron", "sign")
+HIT_PRECISION, HIT_RATIO, HIT_SPLIT, HIT_AUROC = 0.5, 2.0, 0.9, 0.9
+
+
+class SuspicionParams(Params):
+    """How the one list of suspects is made."""
+
+    n_null: int = Field(
+        0, ge=0, le=200, description="structureless sets behind each p-value; 0: neurons and samples left out"
+    )
+    level: float = Field(0.05, gt=0, lt=1, description="false-discovery rate at which a suspect is flagged")
+    max_neuron_sets: int = Field(3, ge=1, description="sets of neurons kept of each class and layer")
+    max_samples: int = Field(10, ge=0, description="single samples kept of each class")
+
+
+@dataclass(frozen=True)
+class Lists:
+    """The list and what its names stand for.
+
+    Attributes:
+        suspects: `LIST_COLUMNS`, the most suspicious first.
+        members: `LIST_MEMBER_COLUMNS`: samples of clusters and of the smaller side of each set of neurons.
+        neurons: `NEURON_COLUMNS`.
+    """
+
+    suspects: pd.DataFrame
+    members: pd.DataFrame
+    neurons: pd.DataFrame
+
+
+def rank_all(
+    clusters: pd.DataFrame,
+    cluster_members: pd.DataFrame,
+    latents: LatentsReader,
+    params: SuspicionParams,
+    min_size: int,
+    seed: int,
+    layers: Sequence[str] = (),
+) -> Lists:
+    """Put clusters, sets of neurons and outlying samples into one list, by p-values against structureless data.
+
+    Every statistic is compared with what the same procedure finds in Gaussian data of the same covariance, as its
+    largest value: no label and no truth is used. Clusters and sets of neurons get the tail beyond `n_null` such maxima
+    (`significance.extreme_p`), samples the share of null factors. The p-values of one kind in one class and view are
+    those of the best of many already; over classes, views and kinds they are adjusted for the false-discovery rate
+    [Benjamini1995]. `score` is -log10 of the adjusted value, the same scale for all kinds.
+
+    Args:
+        clusters: of `spectral.find_suspects`, with p_value.
+        cluster_members: of `spectral.find_suspects`.
+        latents: of the biased train split.
+        params: see `SuspicionParams`.
+        min_size: smallest side of a split, in samples.
+        seed: the run's seed.
+        layers: layers whose neurons are looked at; empty: all of the latents.
+    """
+    rows = [
+        ("cluster", f"cluster {int(s.suspect)}", int(s["class"]), s["view"], int(s["size"]), s.separation, s.p_value)
+        for _, s in clusters.iterrows()
+    ]
+    members = cluster_members.rename(columns={"outlier_score": "typical"})
+    tables = [members.assign(name=[f"cluster {int(s)}" for s in members["suspect"]])[list(LIST_MEMBER_COLUMNS)]]
+    neurons: list[tuple] = []
+    if params.n_null:
+        for found in (_neuron_suspects, _sample_suspects):
+            more, some, table = found(latents, params, min_size, seed, tuple(layers) or latents.layers)
+            rows, neurons, tables = rows + more, neurons + some, [*tables, table]
+    columns = ["kind", "name", "class", "view", "size", "statistic", "p_value"]
+    listed = pd.DataFrame(rows, columns=columns)
+    listed["q_value"] = benjamini_hochberg(listed["p_value"].to_numpy(float))
+    listed["score"] = -np.log10(np.maximum(listed["q_value"].to_numpy(float), 1e-300))
+    listed["flagged"] = listed["q_value"] < params.level
+    order = np.lexsort((listed["name"], -listed["statistic"].rank(pct=True), listed["p_value"]))
+    listed = listed.iloc[order].reset_index(drop=True)
+    listed.insert(0, "place", np.arange(1, len(listed) + 1))
+    kept = [t for t in tables if len(t)]
+    joined = pd.concat(kept, ignore_index=True) if kept else pd.DataFrame(columns=list(LIST_MEMBER_COLUMNS))
+    return Lists(listed[list(LIST_COLUMNS)], joined, pd.DataFrame(neurons, columns=list(NEURON_COLUMNS)))
+
+
+Found = tuple[list[tuple], list[tuple], pd.DataFrame]
+
+
+def _neuron_suspects(
+    latents: LatentsReader, params: SuspicionParams, min_size: int, seed: int, layers: Sequence[str]
+) -> Found:
+    table = sample_table(latents, ("train",))
+    classes, ids = table["class"].to_numpy(), table["sample_id"].to_numpy()
+    rows, neurons, members = [], [], []
+    for layer in layers:
+        activations = latents.activations("train", layer, "max")
+        for c in np.unique(classes):
+            x, own = activations[classes == c], ids[classes == c]
+            sets = neuron_sets(x, min_size)[: params.max_neuron_sets]
+            if not sets:
+                continue
+            null = null_statistics(x, min_size, params.n_null, numpy_rng(seed, "suspicion", "neurons", layer, int(c)))
+            for i, found in enumerate(sets):
+                name = f"neurons {layer} {c} {i}"
+                p = extreme_p(found.statistic, null)
+                rows.append(("neurons", name, int(c), layer, len(found.neurons), found.statistic, p))
+                neurons += [(name, int(c), layer, int(k), int(s)) for k, s in zip(found.neurons, found.signs)]
+                order = np.flatnonzero(found.inside)[np.argsort(-found.activation[found.inside], kind="stable")]
+                typical = found.activation[order]
+                members.append(pd.DataFrame({"name": name, "sample_id": own[order], "typical": typical}))
+    return rows, neurons, pd.concat(members, ignore_index=True) if members else pd.DataFrame()
+
+
+def _sample_suspects(
+    latents: LatentsReader, params: SuspicionParams, min_size: int, seed: int, layers: Sequence[str]
+) -> Found:
+    table = sample_table(latents, ("train",))
+    classes, ids = table["class"].to_numpy(), table["sample_id"].to_numpy()
+    features = latent_features(latents.relevances("train", layers[-1], "sum"))
+    rows, members = [], []
+    for c in np.unique(classes):
+        own = ids[classes == c]
+        if len(own) < 2 * min_size:
+            continue
+        x = principal_components(features[classes == c], 10)
+        found = find_outliers(x, numpy_rng(seed, "suspicion", "samples", int(c)), n_null=params.n_null)
+        for row in np.argsort(-found.factor, kind="stable")[: params.max_samples]:
+            name = f"sample {own[row]}"
+            p = min(1.0, float(found.p_value[row]) * len(own))
+            rows.append(("sample", name, int(c), layers[-1], 1, float(found.factor[row]), p))
+            members.append((name, int(own[row]), float(found.factor[row])))
+    return rows, [], pd.DataFrame(members, columns=list(LIST_MEMBER_COLUMNS))
+
+
+def is_cluster_hit(inside: Bool[np.ndarray, " n"], artifact: Bool[np.ndarray, " n"]) -> bool:
+    """Whether a cluster of the samples of a class names the artifact; both arrays are over that class.
+
+    At least half of its members carry it and that is twice the base rate of the class; or the split that it names
+    separates carriers from the rest at a balanced accuracy of 0.9, either way round.
+    """
+    base, size = artifact.mean(), inside.sum()
+    if size == 0 or base in (0, 1):
+        return False
+    precision = artifact[inside].mean()
+    balanced = (inside[artifact].mean() + (~inside[~artifact]).mean()) / 2
+    return bool(
+        (precision >= HIT_PRECISION and precision >= HIT_RATIO * base) or abs(balanced - 0.5) >= HIT_SPLIT - 0.5
+    )
+
+
+def is_neuron_hit(activation: np.ndarray, artifact: Bool[np.ndarray, " n"]) -> bool:
+    """Whether the pooled activation of a set of neurons separates carriers at an AUROC of 0.9, either way round."""
+    if len(np.unique(artifact)) < 2:
+        return False
+    return bool(abs(auroc(activation, artifact) - 0.5) >= HIT_AUROC - 0.5)
+
+
+def pooled_activation(activations: Mapping[str, np.ndarray], neurons: pd.DataFrame, name: str) -> np.ndarray:
+    """Mean standardised activation, with signs, of the neurons of a listed set, over the given samples of its class."""
+    own = neurons[neurons["name"] == name]
+    x = np.asarray(activations[own["layer"].iloc[0]][:, own["neuron"].to_numpy()], np.float64)
+    spread = x.std(0)
+    return ((x - x.mean(0)) / np.where(spread > 0, spread, 1) * own["sign"].to_numpy()).mean(1)
