@@ -8,7 +8,7 @@ from tests.models.tiny import images, tiny_model
 from xai_robustness.attribution import ATTRIBUTORS
 from xai_robustness.attribution.baselines import BASELINES, Baseline, BaselineSet
 from xai_robustness.attribution.many import attribute_many
-from xai_robustness.attribution.points import blocks
+from xai_robustness.attribution.points import blocks, split_affine
 from xai_robustness.types import InputError
 
 MEAN = images(1, seed=7)[0] * 0.4
@@ -114,6 +114,22 @@ def test_more_draws_begin_with_the_fewer_and_methods_share_them() -> None:
     assert found.passes == 1 + 5 * (1 + 40 + 20)  # checking a target, logits, draws
     for key, method in methods.items():
         torch.testing.assert_close(found.attributions[key], method(x, TARGETS), rtol=1e-9, atol=1e-12)
+
+
+def test_leading_affine_stages_are_cut_off() -> None:
+    model, x = tiny_model(), images(2)
+    first, rest = split_affine(model)
+    assert [name for name, _ in first.named_children()] == ["normalize", "conv1", "bn1"]
+    torch.testing.assert_close(rest(first(x)), model(x))
+    torch.testing.assert_close(first(0.3 * x), torch.lerp(first(0 * x), first(x), 0.3))
+    handle = model.conv1.register_forward_hook(lambda module, given, output: output.relu())
+    assert [name for name, _ in split_affine(model)[0].named_children()] == ["normalize"]
+    handle.remove()
+    nested = torch.nn.Sequential(torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.ReLU()), torch.nn.Flatten())
+    first, rest = split_affine(nested)
+    assert len(list(first.modules())) == 3 and torch.equal(rest(first(x)), nested(x))
+    for whole in (torch.nn.Sequential(torch.nn.ReLU()), torch.nn.Linear(2, 2)):
+        assert split_affine(whole)[1] is whole
 
 
 def test_blocks_cover_everything_once_in_the_size() -> None:

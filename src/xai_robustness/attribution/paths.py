@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from xai_robustness.attribution.base import ATTRIBUTORS, Attributor, check_option
 from xai_robustness.attribution.baselines import Baseline, BaselineSet
-from xai_robustness.attribution.points import accumulate
+from xai_robustness.attribution.points import accumulate, pull_back, split_affine
 
 
 @ATTRIBUTORS.register("integrated_gradients")
@@ -50,19 +50,22 @@ class IntegratedGradients(Attributor):
         """Integrated gradients of one batch."""
         baseline = self.baseline.of(images).expand_as(images)
         nodes, weights = np.polynomial.legendre.leggauss(self.n_steps)  # on [-1,1]
-        shape = (-1, *[1] * images.ndim)
-        steps = images.new_tensor((1 + nodes) / 2).reshape(shape)
-        shares = images.new_tensor(weights / 2).reshape(shape)
+        steps, shares = images.new_tensor((1 + nodes) / 2), images.new_tensor(weights / 2)
+
+        first, rest = split_affine(self.model)
+        with torch.no_grad():
+            start, end = first(baseline), first(images)
+        steps, shares = (each.reshape(-1, *[1] * end.ndim) for each in (steps, shares))
 
         def points(rows: slice, places: range) -> Tensor:
-            return torch.lerp(baseline[rows], images[rows], steps[places.start : places.stop])
+            return torch.lerp(start[rows], end[rows], steps[places.start : places.stop])
 
         def reduce(gradients: Tensor, rows: slice, places: range) -> Tensor:
             return (shares[places.start : places.stop] * gradients).sum(0)
 
         every = range(self.n_steps)
-        mean = accumulate(self.model, images, targets, every, self.internal_batch_size, points, reduce)
-        return (images - baseline) * mean
+        mean = accumulate(rest, end, targets, every, self.internal_batch_size, points, reduce)
+        return (images - baseline) * pull_back(first, images, mean)
 
 
 @ATTRIBUTORS.register("gradient_shap")

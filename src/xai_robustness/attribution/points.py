@@ -7,12 +7,55 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from xai_robustness.attribution.base import target_gradient
+from xai_robustness.models.layers import Normalize
+from xai_robustness.models.zoo import layer_names, split
 
 Points = Callable[[slice, range], Tensor]
 """(rows, places) -> the points (S,B,C,…) of those images at those places."""
 
 Reduce = Callable[[Tensor, slice, range], Tensor]
 """(gradients (S,B,C,…), rows, places) -> what they add to the images' total, (B,C,…)."""
+
+
+AFFINE = (Normalize, nn.Identity, nn.Conv1d, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d)
+
+
+def split_affine(model: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """Cut a model in evaluation mode into its leading affine stages, if there are any, and the rest.
+
+    Points on a straight line stay on a straight line behind them, so those stages need to run for its ends alone.
+    """
+    last = None
+    if isinstance(model, nn.Sequential) and not _has_hooks(model):
+        for name in layer_names(model):
+            module = model.get_submodule(name)
+            if isinstance(module, nn.Sequential) and not _has_hooks(module):
+                continue  # its parts have been looked at
+            if type(module) not in AFFINE or _has_hooks(module) or _uses_batch_statistics(module):
+                break
+            last = name
+    if last is None:
+        return nn.Identity(), model
+    assert isinstance(model, nn.Sequential)
+    return split(model, last)
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def _uses_batch_statistics(module: nn.Module) -> bool:
+    return isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and module.running_mean is None
+
+
+def pull_back(
+    stages: nn.Module, images: Float[Tensor, "b c *positions"], gradient: Float[Tensor, "..."]
+) -> Float[Tensor, "b c *positions"]:
+    """Gradient with respect to the images from that with respect to the output of `stages`."""
+    x = images.detach().clone().requires_grad_()
+    with torch.enable_grad():
+        output = stages(x)
+    return torch.autograd.grad(output, x, gradient)[0]
 
 
 def blocks(n_rows: int, places: range, size: int) -> list[tuple[slice, list[range]]]:
