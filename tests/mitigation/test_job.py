@@ -205,3 +205,19 @@ def test_masks_may_lie_on_disk(model, description, train, val, cavs, tmp_path):
         CorrectionJob(model, description, train, val, cavs, table, params).write(tmp_path / name)
         outputs.append(files(tmp_path / name))
     assert outputs[0] == outputs[1] and "rrr-5/model.safetensors" in outputs[0]
+
+
+def test_masks_of_another_size_and_vectors_of_another_length_are_refused_at_once(
+    model, description, train, val, cavs, masks, tmp_path
+):
+    from dataclasses import replace
+
+    from xai_robustness.mitigation.base import MaskTable
+
+    small = MaskTable(masks.sample_ids, masks.masks[:, ::2, ::2])
+    with pytest.raises(InputError, match="16 x 16 pixels. Got 8 x 8"):
+        CorrectionJob(model, description, train, val, cavs, small, PARAMS).write(tmp_path)
+    short = Cavs((replace(cavs.find("relu", "signal"), vector=np.ones(5, np.float32)), *cavs))
+    with pytest.raises(InputError, match="6 numbers in layer 'relu'. Got 5 for 'relu/signal'"):
+        CorrectionJob(model, description, train, val, short, masks, PARAMS).write(tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
+from xai_robustness.attribution.latents import layer_shapes
 from xai_robustness.concepts.cav import Cavs
 from xai_robustness.datasets.base import ImageSet
 from xai_robustness.mitigation.base import (
@@ -26,6 +27,7 @@ from xai_robustness.mitigation.base import (
 )
 from xai_robustness.mitigation.cache import ActivationCache
 from xai_robustness.models.checkpoint import load_model, save_model, write_atomically
+from xai_robustness.types import InputError
 
 CANDIDATES, RECORD = "candidates.json", "correction.json"
 Loader = Callable[[], nn.Sequential]
@@ -67,11 +69,13 @@ class CorrectionJob:
         made (Candidate, stopped, collapsed, history), and under "absent" those that could not be, with the reason.
 
         Raises:
-            InputError: a layer that the model does not have.
+            InputError: a layer that the model does not have, masks of another size than the images, or concept vectors
+            of another length than their layer has channels.
         """
         folder.mkdir(parents=True, exist_ok=True)
         material = self._material()
         wanted = grid(self.params, self.model)
+        _check(material, {candidate.layer for candidate in wanted if candidate.layer})
         absent: dict[str, str] = {}
         todo: list[tuple[Method, list[Candidate]]] = []
         for method in methods_of(self.params):
@@ -120,6 +124,24 @@ class CorrectionJob:
         outcome = {"stopped": corrected.stopped, "collapsed": corrected.collapsed, "history": list(corrected.history)}
         write_atomically(unfinished / RECORD, json.dumps({**correction, **outcome}, indent=2) + "\n")
         unfinished.rename(folder / name)
+
+
+def _check(material: Material, layers: Set[str]) -> None:
+    """Refuse masks and concept vectors that do not fit the images and the model."""
+    size, masks = material.train.image_shape[1:], material.masks
+    if len(masks) and tuple(masks.masks.shape[1:]) != tuple(size):
+        raise InputError(
+            f"The masks parameter of CorrectionJob must be as large as the images, {size[0]} x {size[1]} pixels. "
+            f"Got {' x '.join(map(str, masks.masks.shape[1:]))} instead; localize the artifact in these images again."
+        )
+    used = [cav for cav in material.cavs if cav.layer in layers]
+    shapes = layer_shapes(material.model, material.train.image_shape, sorted({cav.layer for cav in used}))
+    for cav in used:
+        if len(cav.vector) != shapes[cav.layer][0]:
+            raise InputError(
+                f"The cavs parameter of CorrectionJob must have {shapes[cav.layer][0]} numbers in layer '{cav.layer}'. "
+                f"Got {len(cav.vector)} for '{cav.name}' instead; fit the concept vectors on this model again."
+            )
 
 
 def _flags(train: ImageSet, labels: pd.DataFrame | None) -> np.ndarray | None:
