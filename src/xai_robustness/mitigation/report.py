@@ -11,12 +11,12 @@ import pandas as pd
 from xai_robustness.mitigation.base import REFERENCE
 
 STYLE = """
-body{font:16px/1.5 system-ui,sans-serif;color:#1a1a1a;max-width:62rem;margin:2rem auto;padding:0 1.2rem}
+body{font:16px/1.5 system-ui,sans-serif;color:#1a1a1a;max-width:68rem;margin:2rem auto;padding:0 1.2rem}
 h1{font-size:1.6rem;margin-bottom:.2rem}h2{font-size:1.15rem;margin-top:2.2rem;border-bottom:1px solid #ccc}
 .verdict{border-left:.5rem solid;padding:.7rem 1rem;margin:1rem 0;background:#f6f6f6;font-size:1.05rem}
 .proven{border-color:#009e73}.open{border-color:#d55e00}
-table{border-collapse:collapse;width:100%;font-size:.88rem}th,td{padding:.3rem .6rem;text-align:left;vertical-align:top}
-th{border-bottom:2px solid #999}td{border-bottom:1px solid #ddd}td.n,th.n{text-align:right;white-space:nowrap}
+table{border-collapse:collapse;width:100%;font-size:.8rem}th,td{padding:.3rem .4rem;text-align:left;vertical-align:top}
+th{border-bottom:2px solid #999}td{border-bottom:1px solid #ddd}td.n,th.n{text-align:right}td.n{white-space:nowrap}
 tr.chosen{background:#e8f4ee}figure{margin:1.2rem 0}img{max-width:100%;height:auto}
 figcaption,.small{color:#555;font-size:.85rem}code{font-size:.85em;word-break:break-all}
 """
