@@ -58,7 +58,7 @@ def explanations(given: argparse.Namespace) -> Any:
     """Yield one case for each data set, method and epsilon."""
     for name in EPOCHS:
         data = sets(name)
-        for method, n in (("saliency", 48), ("smooth_grad", 24)):
+        for method, n in (("saliency", 48), ("smooth_grad_squared", 24)):
             case = f"explanations/{name}/{method}/linf_{EPS:.4g}"
             if case in given.done:
                 continue
@@ -113,15 +113,17 @@ def training(given: argparse.Namespace) -> Any:
         case = f"training/breastmnist/seed_{seed}"
         if case in given.done:
             continue
-        adversarial = AdversarialParams(method="pgd", eps=EPS, steps=3, step_size=0.5, fade_in=4)
+        adversarial = AdversarialParams(method=given.method, eps=EPS, steps=3, step_size=0.5, fade_in=2)
         models = {
-            "vanilla": train(f"standard_{seed}", given.models, seed, data, 12),
-            "adversarial": train(f"adversarial_{seed}", given.models, seed, data, 12, adversarial=adversarial),
+            "vanilla": train(f"standard_{seed}", given.models, seed, data, given.epochs),
+            "adversarial": train(
+                f"adversarial_{seed}", given.models, seed, data, given.epochs, adversarial=adversarial
+            ),
         }
-        found: dict[str, Any] = {}
+        found: dict[str, Any] = {"method": given.method, "epochs": given.epochs, "eps": EPS}
         for key, model in models.items():
             attacks = {
-                f"pgd_linf_{eps:.4g}": robust_accuracy(model, data["test"], PGD(make_budget("linf", eps), 20), seed)
+                f"pgd_linf_{eps:.4g}": robust_accuracy(model, data["test"], PGD(make_budget("linf", eps), 10), seed)
                 for eps in (EPS / 2, EPS)
             }
             found[key] = robustness_table(attacks).to_dict("records")
@@ -140,6 +142,8 @@ def main() -> None:
     parser.add_argument("topics", nargs="*", default=[], help=f"of {', '.join(TOPICS)}; all by default")
     parser.add_argument("--models", type=Path, default=Path("data/bench_models"), help="folder of trained models")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=12, help="of each training in `training`")
+    parser.add_argument("--method", default="pgd", help="of adversarial training: pgd, fgsm_rs, free")
     parser.add_argument("--fresh", action="store_true")
     given = parser.parse_args()
     record = json.loads(RESULTS.read_text()) if RESULTS.exists() and not given.fresh else {"cases": {}}

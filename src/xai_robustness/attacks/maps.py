@@ -15,9 +15,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from xai_robustness.attacks.streams import Streams
-from xai_robustness.attribution.base import ATTRIBUTORS
+from xai_robustness.attacks.surrogate import guided
+from xai_robustness.attribution import ATTRIBUTORS
+from xai_robustness.attribution.cam import LayerMap
 from xai_robustness.models.taps import tap
-from xai_robustness.models.zoo import inspected_layers
 from xai_robustness.registry import Registry
 from xai_robustness.types import InputError
 
@@ -60,6 +61,16 @@ class SaliencyMap(DifferentiableMap):
         return _gradient(model, images, targets, graph).abs().sum(1)
 
 
+@MAPS.register("guided_backprop")
+class GuidedBackpropMap(DifferentiableMap):
+    """Gradient that passes a ReLU where its input and what comes back are positive [Springenberg2015]."""
+
+    def __call__(self, model: nn.Module, images: Tensor, targets: Tensor, graph: bool = True) -> Tensor:
+        """Signed."""
+        with guided(model):
+            return _gradient(model, images, targets, graph).sum(1)
+
+
 @MAPS.register("input_x_gradient")
 class InputXGradientMap(DifferentiableMap):
     """x ⊙ ∂f_t/∂x, summed over channels [Shrikumar2016]; both factors follow the image."""
@@ -72,28 +83,29 @@ class InputXGradientMap(DifferentiableMap):
 
 @MAPS.register("smooth_grad")
 class SmoothGradMap(DifferentiableMap):
-    """Mean of squared gradients at noisy copies of the image [Smilkov2017].
+    """Mean of the gradients at noisy copies of the image, summed over channels [Smilkov2017].
 
     The noise follows the sample, not the batch, and stays the same during an attack.
 
     Args:
         n_samples: noisy copies an image.
         noise: their standard deviation, as a share of each image's own range.
-        squared: mean of squares, or of the signed gradients.
     """
 
-    def __init__(self, n_samples: int = 5, noise: float = 0.15, squared: bool = True) -> None:
+    power = 1
+
+    def __init__(self, n_samples: int = 5, noise: float = 0.15) -> None:
         if n_samples < 1 or noise < 0:
             raise InputError(
                 f"The n_samples and noise parameters of SmoothGradMap must be at least 1 and 0. "
                 f"Got {n_samples} and {noise} instead."
             )
-        self.n_samples, self.noise, self.squared = n_samples, noise, squared
+        self.n_samples, self.noise = n_samples, noise
         self.drawn: Tensor | None = None
 
     def prepare(self, model: nn.Module, images: Tensor, streams: Streams) -> "SmoothGradMap":
         """Draw the noise, scaled by the range of each clean image."""
-        prepared = SmoothGradMap(self.n_samples, self.noise, self.squared)
+        prepared = type(self)(self.n_samples, self.noise)
         flat = images.flatten(1)
         scale = (self.noise * (flat.amax(1) - flat.amin(1))).reshape(-1, 1, 1, 1, 1)
         like = images[:, None].expand(-1, self.n_samples, -1, -1, -1)
@@ -103,17 +115,23 @@ class SmoothGradMap(DifferentiableMap):
     def rows(self, rows: Int64[Tensor, " r"]) -> "SmoothGradMap":
         """The noise of these samples."""
         assert self.drawn is not None
-        part = SmoothGradMap(self.n_samples, self.noise, self.squared)
+        part = type(self)(self.n_samples, self.noise)
         part.drawn = self.drawn[rows]
         return part
 
     def __call__(self, model: nn.Module, images: Tensor, targets: Tensor, graph: bool = True) -> Tensor:
-        """Never negative if squared."""
+        """Signed."""
         assert self.drawn is not None
         noisy = (images[:, None] + self.drawn).flatten(0, 1)
         gradient = _gradient(model, noisy, targets.repeat_interleave(self.n_samples), graph)
-        gradient = gradient.square() if self.squared else gradient
-        return gradient.unflatten(0, (len(images), self.n_samples)).mean(1).sum(1)
+        return (gradient**self.power).unflatten(0, (len(images), self.n_samples)).mean(1).sum(1)
+
+
+@MAPS.register("smooth_grad_squared")
+class SmoothGradSquaredMap(SmoothGradMap):
+    """Mean of the squares of these gradients, never negative [Hooker2019]."""
+
+    power = 2
 
 
 @MAPS.register("integrated_gradients")
@@ -143,46 +161,41 @@ class IntegratedGradientsMap(DifferentiableMap):
         return (x * mean).sum(1)
 
 
-@MAPS.register("grad_cam")
-class GradCamMap(DifferentiableMap):
-    """Grad-CAM of a layer, upsampled bilinearly [Selvaraju2017].
+class CamMap(DifferentiableMap):
+    """A class activation map of a layer, upsampled bilinearly; the formula is the one of `attribution.cam`.
 
     Args:
         layer: by default the last inspected layer.
     """
 
+    kind: str
+
     def __init__(self, layer: str | None = None) -> None:
         self.layer = layer
+        self.formula: LayerMap | None = None
 
-    def prepare(self, model: nn.Module, images: Tensor, streams: Streams) -> "DifferentiableMap":
+    def prepare(self, model: nn.Module, images: Tensor, streams: Streams) -> "CamMap":
         """Find the layer."""
-        return type(self)(self.layer or inspected_layers(model)[-1])  # type: ignore[arg-type]
+        prepared = type(self)(self.layer)
+        prepared.formula = ATTRIBUTORS.create(self.kind, model, layer=self.layer)
+        assert prepared.formula is not None
+        prepared.layer = prepared.formula.layer
+        return prepared
 
     def __call__(self, model: nn.Module, images: Tensor, targets: Tensor, graph: bool = True) -> Tensor:
         """Never negative."""
-        assert self.layer is not None
+        assert self.formula is not None and self.layer is not None
         x = images if images.requires_grad else images.detach().requires_grad_()
         with torch.enable_grad(), tap(model, [self.layer]) as outputs:
-            total = model(x).gather(1, targets[:, None]).sum()
+            total = self.formula.objective(model(x), targets).sum()
             activation = outputs[self.layer]
             (gradient,) = torch.autograd.grad(total, activation, create_graph=graph)
-        weighted = (self.weights(gradient, activation) * activation).sum(1, keepdim=True).relu()
-        return F.interpolate(weighted, size=images.shape[2:], mode="bilinear", align_corners=False)[:, 0]
-
-    def weights(self, gradient: Tensor, activation: Tensor) -> Tensor:
-        """Weight of each channel (B,K,1,1)."""
-        return gradient.mean((2, 3), keepdim=True)
+            small = self.formula.combine(activation, gradient).relu()[:, None]
+            return F.interpolate(small, size=images.shape[2:], mode="bilinear", align_corners=False)[:, 0]
 
 
-@MAPS.register("grad_cam_pp")
-class GradCamPlusPlusMap(GradCamMap):
-    """Grad-CAM++: pixels weigh by g² / (2 g² + Σ A g³), positive gradients alone [Chattopadhay2018]."""
-
-    def weights(self, gradient: Tensor, activation: Tensor) -> Tensor:
-        """Weight of each channel (B,K,1,1)."""
-        below = 2 * gradient.square() + gradient**3 * activation.sum((2, 3), keepdim=True) + 1e-6
-        share = torch.where(gradient == 0, torch.zeros_like(gradient), gradient.square() / below)
-        return (share * gradient.relu()).sum((2, 3), keepdim=True)
+for _kind in ("grad_cam", "grad_cam_plus_plus", "xgrad_cam", "layer_cam", "finer_cam"):
+    MAPS.register(_kind)(type(f"CamMap_{_kind}", (CamMap,), {"kind": _kind, "__doc__": ATTRIBUTORS[_kind].__doc__}))
 
 
 def make_map(name: str, **settings: Any) -> DifferentiableMap:

@@ -1,6 +1,8 @@
 """A smooth copy of a network: gradients of gradients exist, where ReLU has none."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -66,3 +68,63 @@ def smooth(model: nn.Module, how: Smoothing = "softplus", beta: float = 20.0) ->
             if isinstance(child, nn.ReLU):
                 setattr(parent, name, nn.Softplus(beta) if how == "softplus" else Gate(beta))
     return result
+
+
+class _Mode:
+    """Whether backward passes are guided at the moment."""
+
+    on = True
+
+
+class _Guide(torch.autograd.Function):
+    """A given value forward; backward the slope of ReLU or softplus, and while the mode is on only what is positive.
+
+    The first backward pass makes the explanation and is guided; the second one, which says how the explanation moves
+    with the image, must go through the activations as they are.
+    """
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor, value: Tensor, beta: float | None, mode: _Mode) -> Tensor:
+        ctx.save_for_backward(x)  # type: ignore[attr-defined]
+        ctx.beta, ctx.mode = beta, mode  # type: ignore[attr-defined]
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        (x,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        beta = ctx.beta  # type: ignore[attr-defined]
+        slope = (x > 0).to(x.dtype) if beta is None else torch.sigmoid(beta * x)
+        passed = gradient.clamp(min=0) if ctx.mode.on else gradient  # type: ignore[attr-defined]
+        return passed * slope, None, None, None
+
+
+class _Guided(nn.Module):
+    def __init__(self, activation: nn.Module, mode: _Mode) -> None:
+        super().__init__()
+        self.activation, self.mode, self.beta = activation, mode, getattr(activation, "beta", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            value = self.activation(x)
+        result: Tensor = _Guide.apply(x, value, self.beta, self.mode)
+        return result
+
+
+@contextmanager
+def guided(model: nn.Module) -> Iterator[nn.Module]:
+    """While open, every ReLU, softplus and Gate of the model lets back only gradients that are positive."""
+    places = [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, nn.ReLU | nn.Softplus | Gate)
+    ]
+    mode = _Mode()
+    try:
+        for parent, name, child in places:
+            setattr(parent, name, _Guided(child, mode))
+        yield model
+    finally:
+        mode.on = False
+        for parent, name, child in places:
+            setattr(parent, name, child)

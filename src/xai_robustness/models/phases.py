@@ -5,9 +5,6 @@ from torch import nn
 from xai_robustness.models.zoo import split
 from xai_robustness.types import InputError
 
-HEAD_AFTER = "flatten"
-"""Stage after which the head of every model of the zoo begins."""
-
 
 class Phases:
     """Freezes parts of a model: weights out of training, batch norms and dropout in evaluation mode.
@@ -24,7 +21,7 @@ class Phases:
     def __init__(self, model: nn.Sequential, frozen_to: str | None, head_epochs: int) -> None:
         self.model, self.head_epochs = model, head_epochs
         self.frozen = split(model, frozen_to)[0] if frozen_to else nn.Sequential()
-        self.body = split(model, HEAD_AFTER)[0] if head_epochs else nn.Sequential()
+        self.body = _before_head(model) if head_epochs else nn.Sequential()
         model.requires_grad_(True)
         self.frozen.requires_grad_(False)
         if not any(weight.requires_grad for weight in model.parameters()):
@@ -38,3 +35,10 @@ class Phases:
         if epoch <= self.head_epochs:
             self.body.eval().requires_grad_(False)
         self.frozen.eval().requires_grad_(False)
+
+
+def _before_head(model: nn.Sequential) -> nn.Sequential:
+    """All stages before the last one that has weights; the modules are shared."""
+    stages = list(model.children())
+    head = max(i for i, stage in enumerate(stages) if any(True for _ in stage.parameters()))
+    return nn.Sequential(*stages[:head])
