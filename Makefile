@@ -8,7 +8,7 @@ ENV_OF_STUDY = $(if $(filter phantom,$(STUDY)),base,$(STUDY))
 ARGS ?=
 TESTS ?= tests
 
-.PHONY: run test study viz mlflow lint bench clean install install-dev
+.PHONY: run test study viz mlflow lint bench bench-reveal clean install install-dev
 
 run: install  ## Run the main job: all eight pipelines on the embedded phantom study
 	$(BIN)/kedro run $(ARGS)
@@ -33,6 +33,9 @@ mlflow: install  ## Compare runs in MLflow
 
 bench: install-dev  ## Measure against peers, side by side
 	$(BIN)/python benchmarks/run.py $(ARGS)
+
+bench-reveal: install-dev  ## How often reveal finds an injected artifact, and flags a clean control; resumable
+	$(BIN)/python benchmarks/reveal.py $(ARGS)
 
 clean:  ## Remove the environment and everything computed; raw data stay
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .viz mlflow.db mlartifacts
