@@ -11,9 +11,11 @@ MITIGATION = {
     "evaluate_corrections",
     "select_correction",
     "measure_relevance",
+    "measure_tcav",
     "state_verdict",
     "plot_corrections",
     "plot_before_after",
+    "write_page",
 }
 ROBUSTNESS = {"evaluate_corruptions", "measure_agreement", "plot_robustness"}
 
