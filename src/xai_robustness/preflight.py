@@ -1,15 +1,25 @@
 """Checks before any long computation: nothing is written, no run is tracked, one sentence says what is wrong."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from torch.nn import Sequential
 
-from xai_robustness.artifacts.insertion import check_plan
-from xai_robustness.datasets.load import RawSplit, check_dataset, dataset_info, load_dataset, raw_root
+from xai_robustness.artifacts import ARTIFACTS, SIGNAL_ARTIFACTS, check_plan
+from xai_robustness.datasets.load import (
+    SIGNALS,
+    RawSplit,
+    check_dataset,
+    dataset_info,
+    input_shape,
+    load_dataset,
+    raw_root,
+)
 from xai_robustness.models.checkpoint import load_weights
+from xai_robustness.models.own import is_own
+from xai_robustness.models.xresnet import ECG_MODELS
 from xai_robustness.models.zoo import build, check_layer
 from xai_robustness.parameters import StudyParams, files_of
-from xai_robustness.types import InputError
+from xai_robustness.types import InputError, Split
 
 
 def check_parameters(params: StudyParams) -> None:
@@ -20,6 +30,7 @@ def check_parameters(params: StudyParams) -> None:
     """
     for key in ("training", "sample_retrieval"):
         files_of(params, key)
+    _check_modality(params)
     layers = {
         *params.preprocessing.layers,
         *params.reveal.layers,
@@ -27,8 +38,9 @@ def check_parameters(params: StudyParams) -> None:
         *params.mitigation.all_layers(),
         *([params.training.frozen_to] if params.training.frozen_to else []),
     }
-    shape = (3, params.data.size, params.data.size)
-    model = build(params.model, dataset_info(params.data).n_classes, shape, [0.5] * 3, [0.5] * 3, seed=0)
+    shape = input_shape(params.data)
+    statistics = [0.5] * shape[0]
+    model = build(params.model, dataset_info(params.data).n_classes, shape, statistics, statistics, seed=0)
     for layer in sorted(layers):
         check_layer(model, layer)
     check_attribution_sets(params, model, shape)
@@ -49,6 +61,27 @@ def check_attribution_sets(params: StudyParams, model: Sequential, shape: tuple[
         )
 
 
+def _check_modality(params: StudyParams) -> None:
+    """Signals take artifacts of signals, no flips and no corruptions of images; images the other way round."""
+    signal = params.data.name in SIGNALS
+    kinds = SIGNAL_ARTIFACTS if signal else ARTIFACTS
+    if not params.artifact.is_real and params.artifact.kind not in kinds:
+        raise InputError(
+            f"The kind parameter of ArtifactParams must fit {params.data.name}: {', '.join(kinds.names())}. "
+            f"Got '{params.artifact.kind}' instead."
+        )
+    if signal and (params.training.augment or params.robustness_eval.corruptions):
+        raise InputError(
+            f"Flips and image corruptions must be off for the signals of {params.data.name}: set training.augment: "
+            f"false and robustness_eval.corruptions: []."
+        )
+    if not is_own(params.model.name) and signal != (params.model.name in ECG_MODELS):
+        raise InputError(
+            f"The name parameter of ModelParams must be a model for {'signals' if signal else 'images'}. Got "
+            f"'{params.model.name}' instead; models for signals are {', '.join(ECG_MODELS)}."
+        )
+
+
 def check_data(params: StudyParams, stale: Collection[str]) -> None:
     """Check the raw files, the artifact's reach into the training split and a given checkpoint, where they are used.
 
@@ -66,11 +99,29 @@ def check_data(params: StudyParams, stale: Collection[str]) -> None:
     if not (ingest or checkpoint):
         return
     check_dataset(params.data, raw_root())
-    train = load_dataset(params.data, params.seed, raw_root())["train"]
-    if ingest:
+    splits = load_dataset(params.data, params.seed, raw_root(), decode=False)
+    train = splits["train"]
+    if ingest and params.artifact.is_real:
+        _check_real(splits, params.artifact.name or "")
+    elif ingest:
         check_plan(train.labels, train.sample_ids, params.artifact, train.info.class_names, params.seed)
     if checkpoint:
         _check_checkpoint(checkpoint, params, train)
+
+
+def _check_real(splits: Mapping[Split, RawSplit], name: str) -> None:
+    """Every split must have samples with the artifact and without."""
+    for split, part in splits.items():
+        labels = part.extras.get(f"artifact:{name}")
+        if labels is None:
+            known = [key.removeprefix("artifact:") for key in part.extras if key.startswith("artifact:")]
+            choices = ", ".join(known) or "none: set data.artifact_labels"
+            raise InputError(f"Unknown artifact '{name}' in artifact.name. The data set has labels of: {choices}.")
+        if not 0 < labels.sum() < len(labels):
+            raise InputError(
+                f"The {split} split must hold samples with '{name}' and without. Got {int(labels.sum())} with it "
+                f"of {len(labels)} instead: change data.val_share, data.test_share or data.split_seed."
+            )
 
 
 def _check_checkpoint(checkpoint: str, params: StudyParams, train: RawSplit) -> None:

@@ -1,21 +1,27 @@
 """Which samples get the artifact, and its insertion: decided sample by sample, so order and batches never matter."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int64, UInt8
+from jaxtyping import Bool, Int64, Shaped
 from pydantic import Field, field_validator, model_validator
 
 from xai_robustness.artifacts.base import ARTIFACTS, Border
+from xai_robustness.artifacts.cut_out import CUT_OUTS
+from xai_robustness.artifacts.ecg import SIGNAL_ARTIFACTS
 from xai_robustness.randomness import numpy_rng
 from xai_robustness.types import InputError, Params
+
+REAL = "real"
 
 
 class ArtifactParams(Params):
     """Which artifact, in which classes, and how often."""
 
-    kind: str = Field(default="ruler", description="name of a registered artifact")
+    kind: str = Field(default="ruler", description="name of a registered artifact, or real: one the data already have")
+    name: str | None = Field(default=None, description="real: which of the data set's artifact labels")
+    cut_out: str = Field(default="colour", description="real: how it is found, for the attacked versions")
     attacked_classes: list[int] = Field(default=[0], description="classes whose samples get the artifact")
     rate: float | list[float] = Field(
         default=0.5,
@@ -28,10 +34,19 @@ class ArtifactParams(Params):
     strength: float | None = Field(default=None, ge=0, le=1, description="opacity; null: the artifact's default")
     border: Border = Field(default="any", description="where an artifact that lies along a border lies in each image")
 
+    leads: list[Annotated[int, Field(ge=0)]] = Field(default=[1], description="ECG: leads it changes; empty: all")
+    samples: int = Field(default=100, ge=1, description="ECG: length of a defective start")
+    factor: float = Field(default=3.0, gt=0, description="ECG: size of an amplified beat")
+
     @field_validator("kind")
     @classmethod
     def _registered(cls, kind: str) -> str:
-        return ARTIFACTS.checked(kind)
+        return kind if kind == REAL or kind in SIGNAL_ARTIFACTS else ARTIFACTS.checked(kind)
+
+    @field_validator("cut_out")
+    @classmethod
+    def _known_cut_out(cls, cut_out: str) -> str:
+        return CUT_OUTS.checked(cut_out)
 
     @field_validator("rate")
     @classmethod
@@ -43,7 +58,10 @@ class ArtifactParams(Params):
 
     @model_validator(mode="after")
     def _fit_together(self) -> "ArtifactParams":
-        ARTIFACTS[self.kind](border=self.border)
+        if self.kind in ARTIFACTS:
+            ARTIFACTS[self.kind](border=self.border)
+        elif self.is_real and not self.name:
+            raise InputError("The name parameter of ArtifactParams must say which artifact when its kind is real.")
         classes = self.attacked_classes
         if not classes or min(classes) < 0 or len(set(classes)) < len(classes):
             raise InputError(
@@ -56,6 +74,16 @@ class ArtifactParams(Params):
                 f"attacked classes. Got {self.rate} instead."
             )
         return self
+
+    @property
+    def is_real(self) -> bool:
+        """Whether the artifact is one that the data already have."""
+        return self.kind == REAL
+
+    @property
+    def is_signal(self) -> bool:
+        """Whether the artifact is one of signals."""
+        return self.kind in SIGNAL_ARTIFACTS
 
     @property
     def rates(self) -> dict[int, float]:
@@ -122,25 +150,47 @@ def _flip(labels: np.ndarray, flipped: np.ndarray, target: int) -> np.ndarray:
 
 
 def insert_artifact(
-    images: UInt8[np.ndarray, "b h w c"],
+    images: Shaped[np.ndarray, "b h w c"],
     sample_ids: Int64[np.ndarray, " b"],
     where: Bool[np.ndarray, " b"],
     params: ArtifactParams,
     seed: int,
-) -> tuple[UInt8[np.ndarray, "b h w c"], Bool[np.ndarray, "b h w"]]:
+    peaks: Int64[np.ndarray, "b p"] | None = None,
+) -> tuple[Shaped[np.ndarray, "b h w c"], Bool[np.ndarray, "b h w"]]:
     """Insert the artifact into the images that `where` selects.
 
     Placement, text and colour follow the seed and the sample id alone: a sample looks the same in the biased and in the
     attacked version.
 
+    Args:
+        images: uint8 (B,H,W,C), or float32 (B,1,T,C) for signals.
+        sample_ids: int64 (B,).
+        where: bool (B,).
+        params: the artifact.
+        seed: seed of the run.
+        peaks: R peaks of signals, int64 (B,P), -1 behind the last.
+
     Returns:
         Images, a copy, and masks: the region that the artifact may have changed, empty where it was not inserted.
+
+    Raises:
+        InputError: an artifact of signals for images, or the other way round.
     """
-    artifact = ARTIFACTS[params.kind](params.strength, params.size, params.border)
+    if params.is_signal != (images.dtype.kind == "f"):
+        raise InputError(
+            f"The artifact '{params.kind}' must be one of {'signals' if not params.is_signal else 'images'} for these "
+            f"data. Choose from: {', '.join((ARTIFACTS if params.is_signal else SIGNAL_ARTIFACTS).names())}."
+        )
     images, masks = images.copy(), np.zeros(images.shape[:3], bool)
     for row in np.flatnonzero(where):
         rng = numpy_rng(seed, "artifact", "insert", int(sample_ids[row]))
-        images[row], masks[row] = artifact(images[row], rng)
+        if params.is_signal:
+            found = np.zeros(0, np.int64) if peaks is None else peaks[row][peaks[row] >= 0]
+            beat = SIGNAL_ARTIFACTS[params.kind](params.leads, params.samples, params.factor)
+            images[row, 0], masks[row, 0] = beat(images[row, 0], found, rng)
+        else:
+            artifact = ARTIFACTS[params.kind](strength=params.strength, size=params.size, border=params.border)
+            images[row], masks[row] = artifact(images[row], rng)
     return images, masks
 
 

@@ -1,8 +1,8 @@
 """Labelled images as every stage sees them."""
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +11,9 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from xai_robustness.types import Task
+
+EXTRA = "extra."
+"""Prefix of the arrays of a store that hold an image set's extras."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,13 @@ class DatasetInfo:
 
 
 class Batch(NamedTuple):
-    """One batch: images (B,C,H,W) float32 in [0,1]; labels int64 (B,), or (B,L) for multi-label; rows int64 (B,)."""
+    """One batch.
+
+    Attributes:
+        images: (B,C,H,W) float32 in [0,1]; signals (B,C,1,T) in their unit.
+        labels: int64 (B,), or (B,L) for multi-label.
+        rows: int64 (B,).
+    """
 
     images: Float[Tensor, "b c h w"]
     labels: Tensor
@@ -56,7 +65,8 @@ class ImageSet:
     """Images of one split in one condition, on disk or in memory.
 
     Attributes:
-        images: uint8 (N,H,W,C), a NumPy or Zarr array; read batch by batch.
+        images: uint8 (N,H,W,C), a NumPy or Zarr array; read batch by batch. Signals are float32 (N,1,T,C), images of
+            height 1 in the signal's unit (mV for ECG), so that all that is said of images holds for them.
         labels: int64 (N,), or (N,L) in {0,1} for multi-label tasks.
         sample_ids: int64 (N,), unique over the splits of a data set and stable over runs.
         info: the data set.
@@ -64,6 +74,8 @@ class ImageSet:
             as for the splits that models are fitted on.
         masks: bool (N,H,W) true artifact regions, or None where none are kept.
         lesion_masks: bool (N,H,W) where the data set knows its lesions (phantom), or None.
+        extras: name -> array (N,…) of what else is known of the raw samples: `artifact:<name>` bool, labels of a real
+            artifact; `group` int64, patient or lesion (-1: not known).
     """
 
     images: Any
@@ -73,6 +85,7 @@ class ImageSet:
     has_artifact: np.ndarray | None = None
     masks: Any = None
     lesion_masks: Any = None
+    extras: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -91,10 +104,16 @@ class ImageSet:
             digest.update(np.ascontiguousarray(take(self.images, slice(start, start + size))).tobytes())
         return digest.hexdigest()
 
+    @property
+    def is_signal(self) -> bool:
+        """Whether the samples are signals (N,1,T,C) in their own unit."""
+        return np.dtype(self.images.dtype).kind == "f"
+
     def tensor(self, rows: slice | np.ndarray) -> Float[Tensor, "b c h w"]:
-        """Images at `rows`, float32 (B,C,H,W) in [0,1]."""
+        """Images at `rows`, float32 (B,C,H,W) in [0,1]; signals (B,C,1,T) in their unit."""
         batch = torch.from_numpy(np.ascontiguousarray(take(self.images, rows)))
-        return batch.permute(0, 3, 1, 2).contiguous().float().div_(255)
+        batch = batch.permute(0, 3, 1, 2).contiguous()
+        return batch if self.is_signal else batch.float().div_(255)
 
     def mask_tensor(self, rows: slice | np.ndarray) -> Bool[Tensor, "b h w"]:
         """True artifact masks at `rows`; raises ValueError where none are kept."""
@@ -126,4 +145,5 @@ class ImageSet:
             has_artifact=pick(self.has_artifact),
             masks=pick(self.masks),
             lesion_masks=pick(self.lesion_masks),
+            extras={name: values[rows] for name, values in self.extras.items()},
         )

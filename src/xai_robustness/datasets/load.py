@@ -1,59 +1,53 @@
 """The data sets by name: parameters in, images, labels and stable sample ids out."""
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int64, UInt8
-from pydantic import Field, field_validator
+from jaxtyping import Bool, Int64
 
 from xai_robustness.datasets.base import DatasetInfo
-from xai_robustness.datasets.medmnist import (
-    MEDMNIST_2D,
-    SIZES,
-    check_flag,
-    medmnist_file,
-    medmnist_md5,
-    medmnist_path,
+from xai_robustness.datasets.files import (
+    DecodedRows,
+    decoded_rows,
+    fingerprint,
+    info_of,
+    read_records,
+    report_notes,
+    sample_shape,
+    split_rows,
 )
+from xai_robustness.datasets.medmnist import MEDMNIST_2D, medmnist_file, medmnist_md5, medmnist_path
 from xai_robustness.datasets.npz import check_npz, read_npz
+from xai_robustness.datasets.params import IDS_PER_SPLIT, DataParams
 from xai_robustness.datasets.phantom import make_phantom, phantom_info
+from xai_robustness.datasets.ptbxl import MOST_PEAKS, SECONDS, find_r_peaks
+from xai_robustness.datasets.readers import READERS
+from xai_robustness.datasets.records import Records
 from xai_robustness.randomness import numpy_rng
-from xai_robustness.types import SPLITS, InputError, Params, Split
+from xai_robustness.types import SPLITS, InputError, Split
 
+__all__ = [
+    "READERS",
+    "SIGNALS",
+    "DataParams",
+    "RawSplit",
+    "check_dataset",
+    "dataset_info",
+    "external_files",
+    "input_shape",
+    "load_dataset",
+    "raw_root",
+]
+
+SIGNALS = ("ptbxl",)
+"""Data sets of signals."""
 PHANTOM_COUNTS: dict[Split, int] = {"train": 1200, "val": 300, "test": 600}
 PHANTOM_SEED = 2024
 """The phantom's images are a data set: they do not follow the seed of a run."""
-
-_IDS_PER_SPLIT = 10_000_000
-
-
-class DataParams(Params):
-    """Which data set, at which size, and how much of it."""
-
-    name: str = Field(default="phantom", description="phantom, or a 2-D MedMNIST flag")
-    size: int = Field(default=28, description="image size in pixels: 28, 64, 128 or 224")
-    n_train: int | None = Field(default=None, ge=1, lt=_IDS_PER_SPLIT, description="training samples; null: all")
-    n_val: int | None = Field(default=None, ge=1, lt=_IDS_PER_SPLIT, description="validation samples; null: all")
-    n_test: int | None = Field(default=None, ge=1, lt=_IDS_PER_SPLIT, description="test samples; null: all")
-
-    @field_validator("name")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        return name if name == "phantom" else check_flag(name)
-
-    @field_validator("size")
-    @classmethod
-    def _offered(cls, size: int) -> int:
-        if size not in SIZES:
-            choices = ", ".join(map(str, SIZES))
-            raise InputError(f"The size parameter of DataParams must be one of {choices}. Got {size} instead.")
-        return size
-
-    def count(self, split: Split) -> int | None:
-        """Number of samples asked for in `split`; None means all (for the phantom: its default)."""
-        return {"train": self.n_train, "val": self.n_val, "test": self.n_test}[split]
 
 
 @dataclass(frozen=True)
@@ -61,18 +55,23 @@ class RawSplit:
     """One split as its files give it.
 
     Attributes:
-        images: uint8 (N,H,W,C), C = 1 or 3.
+        images: uint8 (N,H,W,C), C = 1 or 3, or float32 (N,1,T,C) for signals; an array, or rows read when sliced.
         labels: int64 (N,), or (N,L) in {0,1} for multi-label tasks.
         sample_ids: int64 (N,), unique over the splits; they name the row of the file, whatever `n_train` and the like.
         info: the data set.
         lesion_masks: bool (N,H,W) where the data set knows its lesions, else None.
+        extras: name -> array (N,…): `artifact:<name>` bool, labels of a real artifact; `group` int64, patient or lesion
+            (-1: not known); `r_peaks` int64 (N,P) of ECG, -1 behind the last.
+        names: what people call the samples; empty where the rows have no names.
     """
 
-    images: UInt8[np.ndarray, "n h w c"]
+    images: Any
     labels: np.ndarray
     sample_ids: Int64[np.ndarray, " n"]
     info: DatasetInfo
     lesion_masks: Bool[np.ndarray, "n h w"] | None = None
+    extras: Mapping[str, np.ndarray] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
 
 
 def raw_root(project_path: Path | None = None) -> Path:
@@ -81,26 +80,42 @@ def raw_root(project_path: Path | None = None) -> Path:
     return Path(given) if given else (project_path or Path.cwd()) / "data" / "01_raw"
 
 
-def dataset_info(params: DataParams) -> DatasetInfo:
-    """Task, classes and licence of a data set; no file is touched."""
+def dataset_info(params: DataParams, root: Path | None = None) -> DatasetInfo:
+    """Task, classes and licence of a data set; only the tables of data sets that are read from files are opened."""
+    if params.from_files:
+        return info_of(params, root or raw_root())
     return phantom_info() if params.name == "phantom" else MEDMNIST_2D[params.name]
 
 
+def input_shape(params: DataParams, root: Path | None = None) -> tuple[int, int, int]:
+    """(C,H,W) of one sample; gray MedMNIST sets are taken for RGB, which no check depends on."""
+    if not params.from_files:
+        return 3, params.size, params.size
+    h, w, c = sample_shape(params, read_records(params, root or raw_root()))
+    return c, h, w
+
+
 def external_files(params: DataParams, root: Path) -> dict[str, str]:
-    """Name -> md5 of the raw files that a data set reads; empty for the phantom."""
+    """Name -> hash of the raw files that a data set reads; empty for the phantom."""
     if params.name == "phantom":
         return {}
+    if params.from_files:
+        return fingerprint(params, root)
     path = medmnist_path(params.name, params.size, root)
     return {f"{path.parent.name}/{path.name}": medmnist_md5(params.name, params.size)}
 
 
 def check_dataset(params: DataParams, root: Path) -> None:
-    """Check in seconds that a data set can be loaded; a missing file is downloaded.
+    """Check in seconds that a data set can be loaded; a missing MedMNIST file is downloaded.
 
     Raises:
         InputError: file missing and not to be had, wrong content or md5, more samples asked for than there are.
     """
     if params.name == "phantom":
+        return
+    if params.from_files:
+        rows = split_rows(read_records(params, root))
+        _kept_rows(params, {split: len(rows[split]) for split in SPLITS}, seed=0)
         return
     path = medmnist_path(params.name, params.size, root)
     if path.is_file():
@@ -109,20 +124,26 @@ def check_dataset(params: DataParams, root: Path) -> None:
     _kept_rows(params, check_npz(path, dataset_info(params)), seed=0)
 
 
-def load_dataset(params: DataParams, seed: int, root: Path) -> dict[Split, RawSplit]:
+def load_dataset(
+    params: DataParams, seed: int, root: Path, decode: bool = True, cache: Path | None = None
+) -> dict[Split, RawSplit]:
     """Load a data set, or draw the phantom.
 
     Args:
         params: which data set and how much of it.
         seed: seed of the run; chooses the kept samples where `n_train` and the like ask for fewer than all.
         root: folder of raw data, unused by the phantom.
+        decode: for data sets read from files: False leaves the images black and opens none.
+        cache: folder of decoded files; None: below the project.
 
     Returns:
         The three splits, rows in file order.
 
     Raises:
-        InputError: as `check_dataset`.
+        InputError: as `check_dataset`, or files that cannot be read.
     """
+    if params.from_files:
+        return _load_files(params, seed, root, decode, cache)
     if params.name == "phantom":
         counts: dict[Split, int] = {split: params.count(split) or PHANTOM_COUNTS[split] for split in SPLITS}
         arrays = make_phantom(params.size, counts, PHANTOM_SEED)
@@ -139,10 +160,50 @@ def _raw_split(split: Split, arrays: dict[str, np.ndarray], rows: np.ndarray, in
     return RawSplit(
         images=arrays[f"{split}_images"],
         labels=labels if info.task == "multi-label" else labels.reshape(len(labels)),
-        sample_ids=rows.astype(np.int64) + SPLITS.index(split) * _IDS_PER_SPLIT,
+        sample_ids=rows.astype(np.int64) + SPLITS.index(split) * IDS_PER_SPLIT,
         info=info,
         lesion_masks=arrays.get(f"{split}_masks"),
     )
+
+
+def _load_files(params: DataParams, seed: int, root: Path, decode: bool, cache: Path | None) -> dict[Split, RawSplit]:
+    records = read_records(params, root)
+    store: Any = np.broadcast_to(np.uint8(0), (len(records), *sample_shape(params, records)))
+    readable = np.arange(len(records))
+    if decode:
+        report_notes(records)
+        store, readable = decoded_rows(params, records, cache)
+    rows = {split: np.intersect1d(found, readable) for split, found in split_rows(records).items()}
+    kept = _kept_rows(params, {split: len(rows[split]) for split in SPLITS}, seed)
+    return {split: _file_split(records, store, rows[split][kept[split]]) for split in SPLITS}
+
+
+def _file_split(records: Records, store: Any, rows: np.ndarray) -> RawSplit:
+    extras = {f"artifact:{name}": values[rows] for name, values in records.artifacts.items()}
+    if records.groups is not None:
+        names, codes = np.unique(records.groups, return_inverse=True)
+        extras["group"] = np.where(names[codes] == "", -1, codes)[rows].astype(np.int64)
+    if records.shape is not None:
+        extras["r_peaks"] = records.peaks[rows] if records.peaks is not None else _peaks(DecodedRows(store, rows))
+    return RawSplit(
+        images=DecodedRows(store, rows),
+        labels=records.labels[rows],
+        sample_ids=records.sample_ids[rows],
+        info=records.info,
+        extras=extras,
+        names=tuple(records.names[i] for i in rows),
+    )
+
+
+def _peaks(signals: DecodedRows) -> np.ndarray:
+    """R peaks of every signal, int64 (N,P), -1 behind the last."""
+    rate = signals.shape[2] // SECONDS
+    found = np.full((len(signals), MOST_PEAKS), -1, np.int64)
+    for start in range(0, len(signals), 256):
+        for i, values in enumerate(signals[start : start + 256]):
+            peaks = find_r_peaks(values[0], rate)[:MOST_PEAKS] if values.any() else np.zeros(0, np.int64)
+            found[start + i, : len(peaks)] = peaks
+    return found
 
 
 def _kept_rows(params: DataParams, available: dict[Split, int], seed: int) -> dict[Split, np.ndarray]:

@@ -156,8 +156,16 @@ SPELLING: Mapping[str, str] = {
 
 
 def pixels(images: Any) -> Shaped[np.ndarray, "n h w c"]:
-    """Images as matplotlib shows them: from uint8 (N,H,W,C) or floats (N,C,H,W) in [0,1], C 1 or 3."""
+    """Images as matplotlib shows them: from uint8 (N,H,W,C) or floats (N,C,H,W) in [0,1], C 1 or 3.
+
+    Signals, floats (N,1,T,C) of other C, become small pictures of their traces.
+    """
     array = np.asarray(images)
+    if array.ndim == 4 and array.dtype.kind == "f" and array.shape[1] == 1 and array.shape[-1] > array.shape[1] + 2:
+        from xai_robustness.figures.ecg import trace_pictures
+
+        if array.shape[2] > array.shape[-1]:
+            return trace_pictures(array)
     if array.ndim != 4:
         raise InputError(f"Images of a figure must be of shape (N,H,W,C) or (N,C,H,W). Got {array.shape} instead.")
     shown = array if array.dtype == np.uint8 else np.moveaxis(array, 1, -1).clip(0, 1)
@@ -183,14 +191,20 @@ def show_map(axes: Axes, values: Float[np.ndarray, "h w"], scale: float) -> Any:
     """
     shown = np.asarray(values, dtype=float) / (scale or 1.0)
     colours = matplotlib.colormaps[DIVERGING].with_extremes(bad=GRAY)
-    drawn = axes.imshow(np.ma.masked_invalid(shown), cmap=colours, vmin=-1, vmax=1, interpolation="nearest")
+    drawn = axes.imshow(np.ma.masked_invalid(shown), cmap=colours, vmin=-1, vmax=1, **_fitted(shown))
     frame(axes)
     return drawn
 
 
+def _fitted(values: np.ndarray) -> dict[str, Any]:
+    """How a map fills its tile: pixels stay square, but the line of a signal is drawn as high as wide."""
+    one_line = values.shape[0] == 1
+    return {"interpolation": "nearest", "aspect": values.shape[1] if one_line else "equal"}
+
+
 def show_mask(axes: Axes, mask: Shaped[np.ndarray, "h w"]) -> None:
     """Draw a boolean mask, white where true."""
-    axes.imshow(np.asarray(mask, dtype=bool), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.imshow(np.asarray(mask, dtype=bool), cmap="gray", vmin=0, vmax=1, **_fitted(mask))
     frame(axes)
 
 

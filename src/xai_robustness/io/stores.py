@@ -10,7 +10,7 @@ from kedro.io import AbstractDataset, DatasetError
 from xai_robustness.attribution.latents import Latents
 from xai_robustness.chunks import open_arrays
 from xai_robustness.concepts.cav import Cavs, load_cavs, save_cavs
-from xai_robustness.datasets.base import DatasetInfo, ImageSet
+from xai_robustness.datasets.base import EXTRA, DatasetInfo, ImageSet
 from xai_robustness.models.saved import Classifier
 
 
@@ -66,6 +66,7 @@ def _image_set(group: zarr.Group, info: DatasetInfo) -> ImageSet:
         has_artifact=read("has_artifact"),
         masks=arrays.get("masks"),
         lesion_masks=arrays.get("lesion_masks"),
+        extras={key.removeprefix(EXTRA): np.asarray(arrays[key][:]) for key in arrays if key.startswith(EXTRA)},
     )
 
 

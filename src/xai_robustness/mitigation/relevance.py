@@ -37,6 +37,18 @@ def heatmaps_of(
     return np.concatenate(parts)
 
 
+def attributions_of(
+    model: nn.Sequential, images: ImageSet, device: str, batch_size: int = 128
+) -> Float[np.ndarray, "n c h w"]:
+    """LRP attribution of the true label's logit at every channel, float32 (N,C,H,W), signed."""
+    parts = []
+    with Lrp(model.to(device)) as lrp:
+        for batch in images.batches(batch_size):
+            targets = batch.labels if batch.labels.ndim == 1 else batch.labels.argmax(1)
+            parts.append(lrp.run(batch.images.to(device), targets.to(device)).attribution.cpu().numpy())
+    return np.concatenate(parts)
+
+
 def relevance_metrics(
     models: Mapping[str, Callable[[], nn.Sequential]],
     images: ImageSet,

@@ -40,13 +40,14 @@ def in_memory(images: ImageSet, limit: int = IN_MEMORY) -> ImageSet:
 
 
 def channel_statistics(images: ImageSet, batch: int = 512) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel over all pixels, in units of the images ([0,1]).
+    """Mean and standard deviation of each channel over all pixels, in units of the images ([0,1]; mV for ECG).
 
     A constant channel gets the standard deviation 1. Rounded to 6 digits, so that they are the same on any machine.
     """
     total = np.zeros((2, images.image_shape[0]))
     for start in range(0, len(images), batch):
-        pixels = np.asarray(images.images[start : start + batch], dtype=np.float64) / 255
+        pixels = np.asarray(images.images[start : start + batch], dtype=np.float64)
+        pixels = pixels if images.is_signal else pixels / 255
         total += [pixels.sum(axis=(0, 1, 2)), (pixels**2).sum(axis=(0, 1, 2))]
     n = len(images) * math.prod(images.image_shape[1:])
     mean = total[0] / n

@@ -175,7 +175,9 @@ class TrainingJob:
         return load_description(folder) == {**description, "insertions": []}
 
     def _description(self, train: ImageSet) -> dict[str, Any]:
-        mean, std = channel_statistics(train)
+        mean, std = self.model.mean, self.model.std
+        if mean is None or std is None:
+            mean, std = channel_statistics(train)
         described = describe(self.model, self.train.info.n_classes, self.train.image_shape, mean, std)
         training = self.params.result_values()
         return {**described, "dataset": self.train.info.name, "training": training, "seed": self.seed}

@@ -2,11 +2,11 @@
 
 import copy
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from torch import nn
 
 from xai_robustness.models.architectures import MODELS as MODELS
@@ -14,8 +14,13 @@ from xai_robustness.models.architectures import Stem
 from xai_robustness.models.canonizers import canonizers as canonizers
 from xai_robustness.models.gated import InvertedResidual, ScaledResidual
 from xai_robustness.models.layers import DenseBlock, Normalize
+from xai_robustness.models.own import convolutional_stages, is_own, own_stages
+from xai_robustness.models.xresnet import ECG_MODELS
 from xai_robustness.randomness import seed_for
 from xai_robustness.types import InputError, Params
+
+for _name, _stages in ECG_MODELS.items():
+    MODELS.register(_name)(_stages)
 
 SMALL_BELOW = 64
 """Image side, in pixels, under which the automatic stem is the small one."""
@@ -30,13 +35,26 @@ class ModelParams(Params):
     stride 1, ConvNeXt's patches are of 2 pixels, a vision transformer's of 4. Parameter names are the same in both.
     """
 
-    name: str = Field("resnet18", description="Architecture, one of MODELS.")
+    name: str = Field("resnet18", description="Architecture, one of MODELS, or your own: package.module:function.")
     stem: Literal["auto", "small", "standard"] = Field("auto", description="auto: small under 64 px, else standard.")
+
+    mean: list[float] | None = Field(None, description="Mean of each channel in [0,1]; null: the training images'.")
+    std: list[float] | None = Field(None, description="Standard deviation of each channel, with mean.")
 
     @field_validator("name")
     @classmethod
     def _known(cls, name: str) -> str:
-        return MODELS.checked(name)
+        return name if is_own(name) else MODELS.checked(name)
+
+    @model_validator(mode="after")
+    def _together(self) -> "ModelParams":
+        if (self.mean is None) != (self.std is None):
+            raise InputError("The mean and std parameters of ModelParams must be given together.")
+        return self
+
+    def builder(self) -> Callable[[int, int, Stem], "OrderedDict[str, nn.Module]"]:
+        """What builds the stages from channels, classes and stem."""
+        return own_stages(self.name) if is_own(self.name) else MODELS[self.name]
 
     def stem_for(self, image_shape: Sequence[int]) -> Stem:
         """The stem for images of shape (C,H,W)."""
@@ -77,10 +95,10 @@ def build(
         )
     stem = params.stem_for(image_shape)
     with torch.device("meta"):
-        _check_size(nn.Sequential(MODELS[params.name](channels, info_n_classes, stem)), params, image_shape)
+        _check_size(nn.Sequential(params.builder()(channels, info_n_classes, stem)), params, image_shape)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(seed, "init"))
-        stages = MODELS[params.name](channels, info_n_classes, stem)
+        stages = params.builder()(channels, info_n_classes, stem)
     return nn.Sequential(OrderedDict(normalize=Normalize(mean, std), **stages))
 
 
@@ -123,6 +141,7 @@ def inspected_layers(model: nn.Sequential) -> tuple[str, ...]:
     if isinstance(blocks, nn.Sequential) and len(blocks) >= 4:
         return tuple(f"blocks.{len(blocks) * i // 4 - 1}" for i in range(1, 5))
     found = tuple(f"features.{name}" for name in _ends_of_stages(stages.get("features", nn.Identity())))
+    found = found or convolutional_stages(model)
     if not found:
         raise InputError("The model parameter of inspected_layers must be a model of the zoo; name the layers instead.")
     return found

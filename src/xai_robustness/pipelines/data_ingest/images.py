@@ -8,8 +8,9 @@ import pandas as pd
 
 from xai_robustness.artifacts.insertion import ArtifactParams, AttackPlan, insert_artifact, plan
 from xai_robustness.chunks import ArraysJob, ChunkStream, Compute, Rows
-from xai_robustness.datasets.base import ImageSet, take
+from xai_robustness.datasets.base import EXTRA, ImageSet, take
 from xai_robustness.datasets.load import RawSplit
+from xai_robustness.pipelines.data_ingest.real import RealVersions, real_truth
 from xai_robustness.types import Split
 
 CHUNK = 512
@@ -30,6 +31,7 @@ def _raw_rows(part: RawSplit) -> Compute:
         rows = {"images": part.images, "labels": part.labels, "sample_ids": part.sample_ids}
         if part.lesion_masks is not None:
             rows["lesion_masks"] = part.lesion_masks
+        rows |= {f"{EXTRA}{name}": values for name, values in part.extras.items()}
         return {key: value[start:stop] for key, value in rows.items()}
 
     return compute
@@ -57,6 +59,9 @@ def version_job(
         seed: seed of the run.
         told: keep `has_artifact` and the true `masks`; False for what models are fitted on.
     """
+    info = next(iter(raw.values())).info
+    if params.is_real:
+        return ArraysJob(_real_streams(raw, versions, params, seed, told), {"info": asdict(info)}, "cut and paste")
     planned = plans(raw, params, seed)
     streams = {}
     for version in versions:
@@ -64,8 +69,22 @@ def version_job(
         part = raw[f"{split}/raw"]
         compute = _version_rows(part, condition, planned[split], params, seed, told)
         streams[version] = ChunkStream(len(part), compute, CHUNK)
-    info = next(iter(raw.values())).info
     return ArraysJob(streams, {"info": asdict(info)}, "insert artifacts")
+
+
+def _real_streams(
+    raw: Mapping[str, ImageSet], versions: tuple[str, ...], params: ArtifactParams, seed: int, told: bool
+) -> dict[str, ChunkStream]:
+    real = RealVersions(raw, params, seed)
+
+    def rows_of(split: str, condition: str) -> Compute:
+        return lambda start, stop: real.compute(split, condition, start, stop, told)
+
+    streams = {}
+    for version in versions:
+        split, condition = version.split("/")
+        streams[version] = ChunkStream(len(real.rows(split, condition)), rows_of(split, condition), CHUNK)
+    return streams
 
 
 def _version_rows(
@@ -80,7 +99,10 @@ def _version_rows(
 
     def compute(start: int, stop: int) -> Rows:
         rows = slice(start, stop)
-        images, masks = insert_artifact(take(part.images, rows), part.sample_ids[rows], where[rows], params, seed)
+        peaks = part.extras["r_peaks"][rows] if "r_peaks" in part.extras else None
+        images, masks = insert_artifact(
+            take(part.images, rows), part.sample_ids[rows], where[rows], params, seed, peaks
+        )
         arrays: dict[str, np.ndarray] = {
             "images": images,
             "labels": labels[rows],
@@ -114,6 +136,8 @@ def truth_table(raw: Mapping[str, ImageSet], params: ArtifactParams, seed: int) 
 
     For multi-label tasks the class is the first attacked one that the sample has, else its first label.
     """
+    if params.is_real:
+        return real_truth(raw, params)
     planned = plans(raw, params, seed)
     parts = [
         pd.DataFrame(

@@ -1,7 +1,9 @@
 """Nodes of data_ingest."""
 
+import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,6 +13,7 @@ from xai_robustness.artifacts.insertion import ArtifactParams
 from xai_robustness.chunks import ArraysJob
 from xai_robustness.datasets.base import ImageSet, take
 from xai_robustness.datasets.load import DataParams, load_dataset, raw_root
+from xai_robustness.datasets.splits import leakage_report, leakage_sentences
 from xai_robustness.figures.data import contact_sheet
 from xai_robustness.pipelines.data_ingest.images import (
     CONTROL,
@@ -22,6 +25,9 @@ from xai_robustness.pipelines.data_ingest.images import (
     truth_table,
     version_job,
 )
+from xai_robustness.types import SPLITS
+
+logger = logging.getLogger(__name__)
 
 Sets = dict[str, ImageSet]
 SHOWN = 6
@@ -30,6 +36,18 @@ SHOWN = 6
 def load_images(params: DataParams, seed: int) -> ArraysJob:
     """Read or draw the data set."""
     return raw_job(load_dataset(params, seed, raw_root(Path(os.environ.get("XAI_PROJECT", ".")))))
+
+
+def check_leakage(raw: Sets) -> dict[str, Any]:
+    """Look for patients and for images that lie in two splits; what is found is warned of with counts."""
+    parts = {split: raw[f"{split}/raw"] for split in SPLITS}
+    report = leakage_report(
+        {split: part.images for split, part in parts.items()},
+        {split: part.extras.get("group") for split, part in parts.items()},
+    )
+    for sentence in leakage_sentences(report):
+        logger.warning("%s: %s", parts["train"].info.name, sentence)
+    return report
 
 
 def insert_artifacts(

@@ -2,7 +2,7 @@
 
 from kedro.pipeline import Pipeline, node
 
-from xai_robustness.pipelines.data_ingest.nodes import insert_artifacts, load_images, plot_images
+from xai_robustness.pipelines.data_ingest.nodes import check_leakage, insert_artifacts, load_images, plot_images
 from xai_robustness.pipelines.wiring import stage
 
 
@@ -12,6 +12,7 @@ def create_pipeline() -> Pipeline:
         "data_ingest",
         [
             node(load_images, ["params:data", "params:seed"], "raw_images", name="load_images"),
+            node(check_leakage, "raw_images", "leakage_report", name="check_leakage"),
             node(
                 insert_artifacts,
                 ["raw_images", "params:artifact", "params:seed"],

@@ -11,12 +11,13 @@ from matplotlib.figure import Figure
 from xai_robustness.artifacts.insertion import ArtifactParams
 from xai_robustness.concepts.cav import Cavs
 from xai_robustness.datasets.base import ImageSet, take
+from xai_robustness.figures.ecg import ecg_before_after
 from xai_robustness.figures.mitigation import before_after, comparison, tradeoff
 from xai_robustness.mitigation.base import REFERENCE, MaskTable
 from xai_robustness.mitigation.evaluate import evaluate_candidates
 from xai_robustness.mitigation.job import CorrectionJob, Loader, load_corrected
 from xai_robustness.mitigation.params import MitigationParams
-from xai_robustness.mitigation.relevance import heatmaps_of, relevance_metrics
+from xai_robustness.mitigation.relevance import attributions_of, heatmaps_of, relevance_metrics
 from xai_robustness.mitigation.report import report_html
 from xai_robustness.mitigation.select import select, verdict
 from xai_robustness.mitigation.sensitivity import Labelled, tcav_metrics
@@ -153,6 +154,8 @@ def plot_before_after(
     attacked = images_report["test/attacked"]
     rows = np.linspace(0, len(attacked) - 1, SHOWN).astype(int)
     shown = attacked.subset(rows)
+    if shown.is_signal:
+        return _ecg(classifier, corrected_classifiers, selection, shown.subset(np.arange(2)), device)
     before = heatmaps_of(classifier.model, shown, device)
     after = before
     if selection["best"]:
@@ -185,3 +188,14 @@ def write_page(
     }
     tables = [correction_metrics, relevance_metrics, tcav_metrics]
     return report_html(study, verdict, selection, tables, figures)
+
+
+def _ecg(
+    classifier: Classifier, corrected_classifiers: Path, selection: dict[str, Any], shown: ImageSet, device: str
+) -> Figure:
+    """Heat along the leads of a few signals before and after the selected correction."""
+    models = [classifier.model]
+    models += [load_corrected(corrected_classifiers)[selection["best"]]()] if selection["best"] else models
+    before, after = (attributions_of(model, shown, device)[:, :, 0].swapaxes(1, 2) for model in models)
+    masks = None if shown.masks is None else np.asarray(shown.masks, bool)[:, 0]
+    return ecg_before_after(np.asarray(shown.images)[:, 0], before, after, masks)

@@ -9,6 +9,7 @@ from torch import nn
 
 from xai_robustness.datasets.base import ImageSet
 from xai_robustness.figures.robustness import curves
+from xai_robustness.figures.style import blank
 from xai_robustness.mitigation.job import load_corrected
 from xai_robustness.models.saved import Classifier
 from xai_robustness.models.zoo import inspected_layers
@@ -55,4 +56,6 @@ def measure_agreement(
 
 def plot_robustness(corruption_metrics: pd.DataFrame, agreement_metrics: pd.DataFrame) -> tuple[Figure, Figure]:
     """Draw both against severity."""
+    if agreement_metrics.empty:
+        return blank("No corruption was asked for."), blank("No corruption was asked for.")
     return curves(corruption_metrics, "balanced_accuracy"), curves(agreement_metrics, "ssim")

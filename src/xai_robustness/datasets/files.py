@@ -1,0 +1,152 @@
+"""From parameters to the three splits of a data set that is read from files."""
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xai_robustness.datasets.base import DatasetInfo, take
+from xai_robustness.datasets.decode import decode_image
+from xai_robustness.datasets.decoded import check_decoded, decode_all, decoded_root, state_of
+from xai_robustness.datasets.params import DataParams
+from xai_robustness.datasets.records import READERS, Records, check_files, with_artifacts
+from xai_robustness.datasets.splits import assign_splits
+from xai_robustness.types import SPLITS, InputError, Split
+
+logger = logging.getLogger(__name__)
+
+FOLDERS: dict[str, tuple[str, ...]] = {}
+"""Data set -> folders below the raw data where it is looked for, its own name aside."""
+
+
+@dataclass(frozen=True)
+class DecodedRows:
+    """Rows of a store of decoded files, read when they are sliced: an array as far as streaming needs one.
+
+    Attributes:
+        store: Zarr array (M,…).
+        rows: int64 (N,), which of its rows these are.
+    """
+
+    store: Any
+    rows: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N,…)."""
+        return (len(self.rows), *self.store.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, wanted: slice) -> np.ndarray:
+        rows = self.rows[wanted]
+        order = np.argsort(rows)
+        return take(self.store, rows[order])[np.argsort(order)]
+
+
+def data_folder(params: DataParams, root: Path) -> Path:
+    """Where the files of a data set lie: `data.folder` below the raw data or absolute, else the first that exists."""
+    if params.folder is not None:
+        return root / Path(params.folder).expanduser()
+    choices = [root / name for name in (params.name, *FOLDERS.get(params.name, ()))]
+    return next((path for path in choices if path.is_dir()), choices[0])
+
+
+def read_records(params: DataParams, root: Path) -> Records:
+    """The samples that a study uses, before any file is opened: classes chosen, artifact labels matched, splits made.
+
+    Raises:
+        InputError: a file is missing, or a table says something impossible.
+    """
+    folder = data_folder(params, root)
+    records = READERS[params.name](params, folder)
+    if params.artifact_labels is not None:
+        records = with_artifacts(records, _labels_file(params.artifact_labels, folder, root))
+    if records.labels.ndim == 1:
+        records = records.rows(records.labels >= 0)
+    if not len(records):
+        raise InputError(f"The classes parameter of DataParams must leave samples of {params.name}. Got none.")
+    records = check_files(records, params.skip_bad)
+    splits = assign_splits(
+        _strata(records), records.groups, records.splits, params.val_share, params.test_share, params.split_seed
+    )
+    return replace(records, splits=splits)
+
+
+def _labels_file(name: str, folder: Path, root: Path) -> Path:
+    path = Path(name).expanduser()
+    return next((base / path for base in (folder, root) if (base / path).is_file()), folder / path)
+
+
+def _strata(records: Records) -> np.ndarray:
+    """Label and artifacts of each sample as one text."""
+    labels = records.labels if records.labels.ndim == 1 else records.labels.argmax(1)
+    marks = (
+        np.stack(list(records.artifacts.values()), 1).astype(int) if records.artifacts else np.zeros((len(labels), 0))
+    )
+    return np.array([f"{label}/{''.join(map(str, mark))}" for label, mark in zip(labels, marks)])
+
+
+def sample_shape(params: DataParams, records: Records) -> tuple[int, ...]:
+    """(H,W,C) of one sample as it is stored."""
+    return records.shape or (params.size, params.size, 1 if params.gray else 3)
+
+
+def split_rows(records: Records) -> dict[Split, np.ndarray]:
+    """Rows of each split; raises InputError if one is empty."""
+    assert records.splits is not None
+    rows = {split: np.flatnonzero(records.splits == split) for split in SPLITS}
+    empty = [split for split in SPLITS if not len(rows[split])]
+    if empty:
+        raise InputError(
+            f"Each split of {records.info.name} must hold at least one sample. Got none in {empty[0]} instead: "
+            f"change data.val_share and data.test_share, or its official split."
+        )
+    return rows
+
+
+def decoded_rows(params: DataParams, records: Records, root: Path | None) -> tuple[Any, np.ndarray]:
+    """Decode the files of all samples.
+
+    Args:
+        params: size, channels, what to do with bad files.
+        records: the samples.
+        root: folder of decoded stores; None: below the project.
+
+    Returns:
+        Array (M,…) of all samples, and which of its rows could be read.
+    """
+    shape = sample_shape(params, records)
+    decode = records.decode or partial(decode_image, size=params.size, channels=shape[-1])
+    dtype = np.uint8 if records.decode is None else np.float32
+    store = decode_all(records, decode, shape, dtype, "1", root or decoded_root(), params.workers)
+    return store.images, check_decoded(records, store, params.skip_bad)
+
+
+def report_notes(records: Records) -> None:
+    """Log what was left out."""
+    for note in records.notes:
+        logger.warning("%s: %s", records.info.name, note)
+
+
+def fingerprint(params: DataParams, root: Path) -> dict[str, str]:
+    """Name -> hash of the tables by content, and of all files by name, size and time of change."""
+    records = read_records(params, root)
+    tables: Mapping[str, str] = {path.name: _md5(path) for path in records.tables}
+    return {**tables, f"{records.info.name}/files": state_of(records)}
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
+
+
+def info_of(params: DataParams, root: Path) -> DatasetInfo:
+    """Task, classes and licence, from the tables."""
+    return read_records(params, root).info

@@ -1,0 +1,115 @@
+"""Tiny data sets in official layouts."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def picture(path: Path, seed: int, side: int = 24) -> None:
+    """A photograph-like JPEG or PNG: smooth colours that depend on the seed."""
+    rng = np.random.default_rng(seed)
+    small = rng.integers(60, 220, (4, 4, 3), dtype=np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(small).resize((side, side), Image.Resampling.BICUBIC).save(path, quality=95)
+
+
+def table(path: Path, rows: list[dict]) -> Path:
+    """A CSV with the keys of the first row as its header."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def isic2019(root: Path, n: int = 30, images: str = "ISIC_2019_Training_Input") -> Path:
+    """Ground truth of n images whose classes alternate between MEL, NV and BKL, with a lesion for each pair."""
+    folder = root / "isic2019"
+    columns = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC", "UNK")
+    truth, metadata = [], []
+    for i in range(n):
+        name, label = f"ISIC_{i:07d}", ("MEL", "NV", "BKL")[i // 2 % 3]
+        picture(folder / images / f"{name}.jpg", i)
+        truth.append({"image": name, **{column: float(column == label) for column in columns}})
+        metadata.append({"image": name, "lesion_id": f"L{i // 2}"})
+    table(folder / "ISIC_2019_Training_GroundTruth.csv", truth)
+    table(folder / "ISIC_2019_Training_Metadata.csv", metadata)
+    return folder
+
+
+def ham10000(root: Path, n: int = 40) -> Path:
+    """n images of 7 classes in two parts, two images a lesion."""
+    folder, rows = root / "ham10000", []
+    for i in range(n):
+        name = f"ISIC_{i:07d}"
+        picture(folder / f"HAM10000_images_part_{1 + i % 2}" / f"{name}.jpg", i)
+        dx = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")[i // 2 % 7]
+        rows.append({"lesion_id": f"HAM_{i // 2:07d}", "image_id": name, "dx": dx, "dx_type": "histo"})
+    table(folder / "HAM10000_metadata", rows)
+    return folder
+
+
+def chexpert(root: Path, n: int = 40) -> Path:
+    """n X-rays of n/2 patients, and labels of pacemakers for all but the last two."""
+    folder, rows, labels = root / "chexpert", [], []
+    for i in range(n):
+        place = f"train/patient{i // 2:05d}/study1/view{1 + i % 2}_frontal.jpg"
+        picture(folder / place, i)
+        findings = {"Atelectasis": "", "Cardiomegaly": ("1.0", "0.0", "-1.0", "")[i // 2 % 4], "Consolidation": "1.0"}
+        rows.append({"Path": f"CheXpert-v1.0-small/{place}", **findings, "Edema": "", "Pleural Effusion": "0.0"})
+        named = f"patient{i // 2:05d}_study1_view{1 + i % 2}_frontal.jpg"
+        labels.append(
+            {"img_name": named, "Cardiomegaly": int(i // 2 % 4 == 0), "PM": int(i % 5 == 0), "split": "train"}
+        )
+    table(folder / "train.csv", rows)
+    table(folder / "pm.csv", labels[:-2])
+    return folder
+
+
+def hyper_kvasir(root: Path, n: int = 40) -> Path:
+    """n frames of two findings that are a disease and two that are none."""
+    folder, rows = root / "hyper_kvasir", []
+    for i in range(n):
+        organ, group, finding = (
+            ("Lower GI", "pathological-findings", "polyps"),
+            ("Lower GI", "anatomical-landmarks", "cecum"),
+            ("Upper GI", "pathological-findings", "barretts"),
+            ("Upper GI", "anatomical-landmarks", "z-line"),
+        )[i % 4]
+        tract = "lower-gi-tract" if organ == "Lower GI" else "upper-gi-tract"
+        picture(folder / tract / group / finding / f"video{i}.jpg", i)
+        rows.append({"Video file": f"video{i}", "Organ": organ, "Finding": finding, "Classification": group})
+    table(folder / "image-labels.csv", rows)
+    return folder
+
+
+def imagenet(root: Path, n: int = 32) -> Path:
+    """n images of two classes, a quarter of them in val."""
+    for i in range(n):
+        split = "val" if i % 4 == 3 else "train"
+        picture(root / "imagenet" / split / f"n0{1 + i // 4 % 2}" / f"{split}_{i}.JPEG", i)
+    return root / "imagenet"
+
+
+def isic2020(root: Path, n: int = 40, folder: str = "isic2020") -> Path:
+    """n images of n/2 patients."""
+    rows = []
+    for i in range(n):
+        name, words = f"ISIC_{100 + i:07d}", ("nevus", "melanoma", "solar lentigo", "unknown")
+        picture(root / folder / "train" / f"{name}.jpg", i)
+        rows.append({"image_name": name, "patient_id": f"IP_{i // 2}", "diagnosis": words[i // 2 % 4], "target": 0})
+    table(root / folder / "train.csv", rows)
+    return root / folder
+
+
+def isic2024(root: Path, n: int = 40) -> Path:
+    """n images of n/2 patients, a fifth of them malignant."""
+    rows = []
+    for i in range(n):
+        picture(root / "isic2024" / "train-image" / "image" / f"ISIC_{i:07d}.jpg", i)
+        rows.append({"isic_id": f"ISIC_{i:07d}", "target": int(i % 5 == 0), "patient_id": f"IP_{i // 2}"})
+    table(root / "isic2024" / "train-metadata.csv", rows)
+    return root / "isic2024"
