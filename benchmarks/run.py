@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from latents import latents
 from sweep import sweep
 
 RESULTS = Path(__file__).parent / "results"
@@ -34,55 +35,6 @@ def row(case: str, ours: list[float], peer: list[float]) -> dict[str, object]:
     ratio = statistics.median(p / o for o, p in zip(ours, peer))
     a, b = statistics.median(ours), statistics.median(peer)
     return {"case": case, "ours": round(a, 4), "peer": round(b, 4), "unit": "s", "ratio": round(ratio, 2)}
-
-
-def latents(runs: int) -> list[dict[str, object]]:
-    """Relevances of four layers and the input heatmap of 64 images: our LRP against zennit's EpsilonPlusFlat.
-
-    The peer is zennit as its documentation shows it: the composite's context around every batch, gradients retained at
-    the layers' outputs, torchvision's own ResNet with zennit's canonizer. Both give relevances at the same layers.
-    """
-    import torchvision
-    from zennit.composites import EpsilonPlusFlat
-    from zennit.torchvision import ResNetCanonizer
-
-    from xai_robustness.attribution.lrp import Lrp
-    from xai_robustness.models.zoo import ModelParams, build
-
-    layers = ("layer1", "layer2", "layer3", "layer4")
-    rows = []
-    for name, side, batch in (("resnet18", 28, 64), ("resnet18", 224, 4), ("resnet50", 224, 2)):
-        params = ModelParams(name=name, stem="standard")
-        model = build(params, 10, (3, side, side), [0.5] * 3, [0.5] * 3, seed=0).eval()
-        peer_model = getattr(torchvision.models, name)(num_classes=10)
-        peer_model.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("normalize")})
-        peer_model.eval()
-        images = torch.rand(batch, 3, side, side, generator=torch.Generator().manual_seed(0))
-        targets = torch.zeros(batch, dtype=torch.int64)
-
-        def ours() -> object:
-            with Lrp(model) as lrp:  # noqa: B023
-                return lrp.run(images, targets, layers)  # noqa: B023
-
-        def peer() -> object:
-            composite = EpsilonPlusFlat(canonizers=[ResNetCanonizer()])
-            with composite.context(peer_model) as modified:  # noqa: B023
-                kept = {}
-                hooks = [
-                    modified.get_submodule(layer).register_forward_hook(
-                        lambda _m, _i, out, layer=layer: (out.retain_grad(), kept.__setitem__(layer, out))[0]
-                    )
-                    for layer in layers
-                ]
-                x = ((images - 0.5) / 0.5).requires_grad_()  # noqa: B023
-                logits = modified(x)
-                logits.backward(gradient=torch.nn.functional.one_hot(targets, 10) * logits.detach())  # noqa: B023
-                for hook in hooks:
-                    hook.remove()
-                return {layer: out.grad for layer, out in kept.items()}
-
-        rows.append(row(f"LRP at 4 layers, {name}, {side} px, batch {batch}", *paired(ours, peer, runs)))
-    return rows
 
 
 def ridge(runs: int) -> list[dict[str, object]]:
