@@ -58,17 +58,17 @@ def explanations(given: argparse.Namespace) -> Any:
     """Yield one case for each data set, method and epsilon."""
     for name in EPOCHS:
         data = sets(name)
-        for method, n in (("saliency", 48), ("smooth_grad_squared", 24)):
+        for method in ("saliency", "smooth_grad_squared"):
             case = f"explanations/{name}/{method}/linf_{EPS:.4g}"
             if case in given.done:
                 continue
             model = train(name, given.models, 0, data, EPOCHS[name])
-            rows = np.sort(np.random.default_rng(0).permutation(len(data["test"]))[:n])
-            attack = ExplanationAttack(make_budget("linf", EPS), method, steps=20)
+            rows = np.sort(np.random.default_rng(0).permutation(len(data["test"]))[: given.images])
+            attack = ExplanationAttack(make_budget("linf", EPS), method, steps=given.steps)
             found = attack_explanations(model, data["test"].subset(rows), attack, batch_size=24)
             table = stability_table(found, "test").replace({np.nan: None})
             curve = [round(float(v), 4) for v in found.curves.mean(0)]
-            yield case, {"steps": 20, "curve": curve, "rows": table.to_dict("records")}
+            yield case, {"steps": given.steps, "curve": curve, "rows": table.to_dict("records")}
 
 
 def predictions(given: argparse.Namespace) -> Any:
@@ -144,6 +144,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=12, help="of each training in `training`")
     parser.add_argument("--method", default="pgd", help="of adversarial training: pgd, fgsm_rs, free")
+    parser.add_argument("--images", type=int, default=48, help="explained in `explanations`")
+    parser.add_argument("--steps", type=int, default=20, help="of the attack in `explanations`")
     parser.add_argument("--fresh", action="store_true")
     given = parser.parse_args()
     record = json.loads(RESULTS.read_text()) if RESULTS.exists() and not given.fresh else {"cases": {}}
