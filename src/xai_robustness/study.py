@@ -65,12 +65,15 @@ def aggregate(results: pd.DataFrame) -> pd.DataFrame:
             differences within a seed, so their intervals are paired.
 
     Returns:
-        One row a candidate, the row `selected` first, columns SUBJECT, seeds, and for each quantity its mean, `_low`
-        and `_high` (NaN with one seed).
+        One row a candidate, the row `selected` first (a seed that selected nothing counts there as
+        uncorrected), columns SUBJECT, seeds, and for each quantity its mean, `_low` and `_high` (NaN with one
+        seed).
     """
-    chosen = results[results.selected].assign(candidate="selected on validation", layer=None, strength=None)
+    selecting = results.groupby("seed").selected.transform("any")
+    chosen = results[results.selected | (~selecting & (results.candidate == "vanilla"))]
+    chosen = chosen.assign(candidate="selected on validation", layer=None, strength=None)
     chosen = chosen.assign(method=", ".join(sorted(chosen.method.unique())))
-    both = pd.concat([chosen, results], ignore_index=True) if len(chosen) else results
+    both = pd.concat([chosen, results], ignore_index=True) if selecting.any() else results
     rows = []
     for key, group in both.groupby(SUBJECT, dropna=False, sort=False):
         row: dict[str, Any] = dict(zip(SUBJECT, key))

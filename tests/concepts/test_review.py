@@ -88,6 +88,19 @@ def test_purity_decides_what_is_confirmed():
     assert reviewed.groupby("class")["confirmed"].first().to_dict() == {0: False, 1: True}
 
 
+def test_looking_stops_where_a_suspect_cannot_be_confirmed_any_more():
+    """Ten clean suspects before the true one: six looks each instead of ten leave enough for it."""
+    suspects = pd.DataFrame({"suspect": range(11), "rank": range(1, 12), "class": [0] * 11})
+    members = pd.DataFrame({"suspect": np.repeat(range(11), 10), "sample_id": range(110)})
+    samples = pd.DataFrame({"sample_id": range(110), "split": "train", "class": 0})
+    truth = pd.DataFrame({"sample_id": range(110), "artifact": [False] * 100 + [True] * 10})
+    params = ReviewParams(budget=200, val_budget=0, per_suspect=10, min_purity=0.5)
+    reviewed = review_suspects(suspects, members, samples, truth, params, seed=0)
+    looked_at = reviewed[reviewed["suspect"] >= 0].groupby("suspect").size()
+    assert looked_at.to_dict() == dict.fromkeys(range(10), 6) | {10: 10}
+    assert reviewed["confirmed"].all()
+
+
 def test_refinement_labels_the_class_and_spends_no_more_than_the_budget(latents):
     _, _, reviewed = review(latents)
     labels = refine_labels(reviewed, latents, PARAMS, latents.truth("train"), seed=0)

@@ -1,5 +1,6 @@
 """Review of the suspects by an oracle with a budget or a person's table, and the artifact labels from it."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,10 +73,11 @@ def review_suspects(
 ) -> pd.DataFrame:
     """Look at samples of the suspects and say which carry the artifact.
 
-    The oracle goes through the suspects by rank and looks at the `per_suspect` most typical members of each; a suspect
-    of which at least `min_purity` carry the artifact is confirmed. Half of the budget (less `refine_share`) goes to
-    the suspects, first for judging, then to random members of the confirmed ones; the other half to random train
-    samples of the same classes outside of them, and `val_budget` to random validation samples of these classes.
+    The oracle goes through the suspects by rank and looks at the `per_suspect` most typical members of each; a
+    suspect of which at least `min_purity` carry the artifact is confirmed; looking stops where that is out of
+    reach. Half of the budget (less `refine_share`) goes to the suspects, first for judging, then to random members
+    of the confirmed ones; the other half to random train samples of the same classes outside of them, and
+    `val_budget` to random validation samples of these classes.
 
     Args:
         suspects: of `find_suspects`.
@@ -134,14 +136,24 @@ def _judge(
         left = budget - len(oracle.seen)
         if left < params.per_suspect or (confirmed and left < budget / 2):
             break
-        found = oracle.look(lists[suspect][: params.per_suspect], suspect, left)
-        if sum(found) >= max(2, params.min_purity * len(found)):
+        if _confirmed(oracle, lists[suspect][: params.per_suspect], suspect, params.min_purity):
             confirmed.append(suspect)
     for place, suspect in enumerate(confirmed):
         share = (budget - len(oracle.seen)) // (len(confirmed) - place)
         unseen = lists[suspect][~np.isin(lists[suspect], list(oracle.seen))]
         oracle.look(_shuffled(unseen, seed, "members", suspect), suspect, share)
     return confirmed
+
+
+def _confirmed(oracle: _Oracle, ids: np.ndarray, suspect: int, min_purity: float) -> bool:
+    """Whether enough of `ids` carry the artifact; once that is out of reach, the rest are not looked at."""
+    needed = max(2, math.ceil(min_purity * len(ids)))
+    found = 0
+    for place, sample_id in enumerate(ids):
+        if found + len(ids) - place < needed:
+            return False
+        found += sum(oracle.look([sample_id], suspect, 1))
+    return found >= needed
 
 
 def _table(oracle: _Oracle, samples: pd.DataFrame, classes: np.ndarray) -> pd.DataFrame:
