@@ -20,7 +20,7 @@ from xai_robustness.mitigation.params import MitigationParams
 from xai_robustness.models.parts import PartsParams
 from xai_robustness.models.training import TrainingParams
 from xai_robustness.models.zoo import ModelParams
-from xai_robustness.robustness.corruption import RobustnessParams
+from xai_robustness.robustness.params import RobustnessParams
 from xai_robustness.types import InputError, Params
 
 

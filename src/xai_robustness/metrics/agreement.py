@@ -6,7 +6,7 @@ is NaN, where one of its maps is degenerate: constant, or not finite; for `ssim`
 such pairs out of averages and count them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Bool, Float
@@ -21,6 +21,9 @@ Values = Float[Tensor, " n"]
 Agreement = Callable[[Maps, Maps], Values]
 
 AGREEMENTS: Registry[Agreement] = Registry("agreement")
+
+DEFAULT = ("spearman", "ssim", "topk_intersection")
+"""What is measured unless others are named."""
 
 WINDOW, SIGMA = 11, 1.5
 """Side and standard deviation of the Gaussian window of SSIM, in pixels."""
@@ -76,9 +79,9 @@ def topk_intersection(a: Maps, b: Maps, share: float = 0.1) -> Values:
     return _where(_varies(a) & _varies(b), common)
 
 
-def agreement(a: Maps, b: Maps) -> dict[str, Values]:
-    """Every registered agreement of each pair, by name."""
-    return {name: AGREEMENTS[name](a, b) for name in AGREEMENTS}
+def agreement(a: Maps, b: Maps, names: Sequence[str] = DEFAULT) -> dict[str, Values]:
+    """The named agreements of each pair, by name."""
+    return {name: AGREEMENTS[name](a, b) for name in names}
 
 
 def min_max(maps: Maps) -> Maps:

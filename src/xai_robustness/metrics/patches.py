@@ -35,10 +35,13 @@ def grid_of(patch: int, size: tuple[int, int]) -> tuple[int, int]:
 
 
 def counts_of(patch: int, size: tuple[int, int]) -> tuple[int, ...]:
-    """The 17 numbers of patches; where the grid has fewer patches than at 224 pixels, the same shares of it."""
+    """The 17 numbers of patches; where the grid has fewer patches than at 224 pixels, the same shares of it.
+
+    Numbers beyond the patches of a coarse grid are left out.
+    """
     rows, columns = grid_of(patch, size)
     full = (REFERENCE_SIZE // patch) ** 2
-    return COUNTS if rows * columns == full else tuple(round(k * rows * columns / full) for k in COUNTS)
+    return tuple(round(k * rows * columns / full) for k in COUNTS if k <= full)
 
 
 def places(grid: tuple[int, int], size: tuple[int, int]) -> Int64[Tensor, "h w"]:

@@ -1,97 +1,91 @@
 """Predictions and explanations of several models under corruptions, every corrupted image made once."""
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int64
-from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from xai_robustness.attribution.base import ATTRIBUTORS, Attributor
-from xai_robustness.attribution.heatmap import positive, to_heatmap
-from xai_robustness.corruptions.base import CORRUPTIONS, corrupt
-from xai_robustness.datasets.base import ImageSet
+from xai_robustness.attribution.many import attribute_many
+from xai_robustness.corruptions.base import corrupt
+from xai_robustness.corruptions.tables import STANDARD
+from xai_robustness.datasets.base import Batch, ImageSet
 from xai_robustness.metrics.agreement import AGREEMENTS
+from xai_robustness.metrics.agreement_maps import prepare
 from xai_robustness.metrics.bootstrap import mean_interval
 from xai_robustness.metrics.classification import compare_models
 from xai_robustness.progress import progress
 from xai_robustness.randomness import numpy_rng
-from xai_robustness.types import METRIC_COLUMNS, NEUTRAL, Params
+from xai_robustness.robustness.params import SEVERITIES, RobustnessParams
+from xai_robustness.types import METRIC_COLUMNS, Task
 
-SEVERITIES = (1, 2, 3, 4, 5)
 Models = Mapping[str, nn.Module]
-
-
-class RobustnessParams(Params):
-    """What is measured under corruptions."""
-
-    corruptions: list[str] = Field(
-        ["gaussian_noise", "motion_blur", "contrast", "brightness", "jpeg_compression"], description="names"
-    )
-    methods: list[str] = Field(["saliency", "integrated_gradients", "grad_cam"], description="attribution methods")
-    ig_steps: int = Field(50, ge=2, description="steps of Integrated Gradients")
-    n_predicted: int | None = Field(None, ge=2, description="test images predicted, drawn by the seed; null: all")
-    n_explained: int = Field(100, ge=2, description="test images whose explanations are compared, drawn by the seed")
-    batch_size: Annotated[int, NEUTRAL] = Field(128, ge=1, description="images at once")
-
-    @field_validator("corruptions")
-    @classmethod
-    def _known_corruptions(cls, names: list[str]) -> list[str]:
-        return [CORRUPTIONS.checked(name) for name in names]
-
-    @field_validator("methods")
-    @classmethod
-    def _known_methods(cls, names: list[str]) -> list[str]:
-        return [ATTRIBUTORS.checked(name) for name in names]
+Logits = Mapping[tuple[str, int], Mapping[str, np.ndarray]]
 
 
 def versions(
-    images: Float[Tensor, "b c h w"], sample_ids: Int64[np.ndarray, " b"], names: list[str], seed: int
+    images: Float[Tensor, "b c h w"],
+    sample_ids: Int64[np.ndarray, " b"],
+    names: list[str],
+    seed: int,
+    table: str = STANDARD,
 ) -> Iterator[tuple[str, int, Float[Tensor, "b c h w"]]]:
     """Yield (corruption, severity, images), first the clean images as ("clean", 0); noise follows the sample ids."""
     ids = sample_ids.tolist()
     yield "clean", 0, images
     for name in names:
         for severity in SEVERITIES:
-            yield name, severity, corrupt(name, images, ids, severity, seed)
+            yield name, severity, corrupt(name, images, ids, severity, seed, table)
 
 
-def corruption_metrics(
-    models: Models, images: ImageSet, params: RobustnessParams, seed: int, device: str, reference: str
-) -> pd.DataFrame:
-    """Classification metrics of every model on the clean images and on each corruption and severity.
+def corruption_logits(models: Models, images: ImageSet, params: RobustnessParams, seed: int, device: str) -> Logits:
+    """Logits of every model on the clean images and on each corruption and severity; each version is made once.
 
     Args:
-        models: name -> classifier in evaluation mode.
+        models: name -> classifier; moves to `device`, ends in evaluation mode.
         images: clean test images.
-        params: corruptions and batch size.
+        params: corruptions, how many images and batch size.
         seed: seed of the run.
         device: where to compute.
+
+    Returns:
+        (corruption, severity) -> model -> (N,K); clean is ("clean", 0).
+    """
+    images = drawn(images, params.n_predicted, "predicted", seed)
+    found: dict[tuple[str, int], dict[str, list[np.ndarray]]] = {}
+    n_versions = 1 + len(params.chosen) * len(SEVERITIES)
+    placed = {name: model.to(device).eval() for name, model in models.items()}
+    with progress(len(images) * n_versions, "predict corrupted images") as bar, torch.inference_mode():
+        for batch in images.batches(params.batch_size):
+            ids = images.sample_ids[batch.rows]
+            for name, severity, corrupted in versions(batch.images, ids, params.chosen, seed, params.table):
+                for model_name, model in placed.items():
+                    logits = model(corrupted.to(device)).cpu().numpy()
+                    found.setdefault((name, severity), {}).setdefault(model_name, []).append(logits)
+                bar.update(len(batch.rows))
+    return {key: {m: np.concatenate(parts) for m, parts in by_model.items()} for key, by_model in found.items()}
+
+
+def corruption_metrics(logits: Logits, labels: np.ndarray, task: Task, reference: str) -> pd.DataFrame:
+    """Classification metrics under every corruption and severity.
+
+    Args:
+        logits: as `corruption_logits` gives them.
+        labels: of the same samples.
+        task: of the data set.
         reference: the model that differences are taken to.
 
     Returns:
         Columns model, corruption, severity (0: clean), METRIC_COLUMNS and the paired difference to `reference`.
     """
-    images = _drawn(images, params.n_predicted, "predicted", seed)
-    found: dict[tuple[str, int], dict[str, list[np.ndarray]]] = {}
-    n_versions = 1 + len(params.corruptions) * len(SEVERITIES)
-    placed = {name: model.to(device).eval() for name, model in models.items()}
-    with progress(len(images) * n_versions, "predict corrupted images") as bar, torch.inference_mode():
-        for batch in images.batches(params.batch_size):
-            ids = images.sample_ids[batch.rows]
-            for name, severity, corrupted in versions(batch.images, ids, params.corruptions, seed):
-                for model_name, model in placed.items():
-                    logits = model(corrupted.to(device)).cpu().numpy()
-                    found.setdefault((name, severity), {}).setdefault(model_name, []).append(logits)
-                bar.update(len(batch.rows))
     tables = []
-    for (name, severity), by_model in found.items():
+    for (name, severity), by_model in logits.items():
         condition = "clean" if severity == 0 else f"{name}_{severity}"
-        logits = {model: np.concatenate(parts) for model, parts in by_model.items()}
-        table = compare_models(logits, images.labels, images.info.task, reference, prefix=f"test/{condition}")
+        table = compare_models(by_model, labels, task, reference, prefix=f"test/{condition}")
         tables.append(table.assign(corruption=name, severity=severity))
     table = pd.concat(tables, ignore_index=True)
     first = ["model", "corruption", "severity"]
@@ -100,51 +94,105 @@ def corruption_metrics(
 
 def agreement_metrics(
     models: Models, images: ImageSet, params: RobustnessParams, seed: int, device: str, layer: str
-) -> pd.DataFrame:
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Agreement of each method's explanations of clean and corrupted versions of the same images.
 
-    Every version of an image is explained once for each model and method, for the class that the model predicts on
-    the clean image. Heatmaps are summed over channels and their negatives set to 0 before they are compared.
+    Every version of an image is made once, and explained once for each model and method, for the class that the model
+    predicts on the clean image; methods share what they can. Memory does not grow with the number of images.
 
     Returns:
-        Columns model, method, corruption, severity and METRIC_COLUMNS; one metric for each of AGREEMENTS and
-        `prediction_kept`, the share of unchanged predictions. Degenerate pairs of heatmaps are left out of `n`.
+        Columns model, method, corruption, severity and METRIC_COLUMNS; a metric for each of `params.agreements`, the
+        same with `_kept` and `_changed` over the images whose prediction stayed and did not, and `prediction_kept`,
+        the share that stayed; degenerate pairs of heatmaps are left out of `n`. And for each model and sample (columns
+        model, sample_id) the mean of each agreement over methods, corruptions and severities.
     """
-    chosen = _drawn(images, params.n_explained, "explained", seed)
-    n = len(chosen)
-    batch, ids = next(iter(chosen.batches(n))), chosen.sample_ids
+    chosen = drawn(images, params.n_explained, "explained", seed)
+    placed = {name: model.to(device).eval() for name, model in models.items()}
+    explainers = {
+        name: {method: make_explainer(method, model, params, layer) for method in params.methods}
+        for name, model in placed.items()
+    }
+    found: dict[Subject, dict[str, list[np.ndarray]]] = {}
+    total = len(chosen) * (1 + len(params.chosen) * len(SEVERITIES)) * len(params.methods) * len(models)
+    with progress(total, "explain corrupted images") as bar:
+        for batch in chosen.batches(params.batch_size):
+            for subject, values in _batch_agreement(explainers, batch, chosen, params, seed, device):
+                bar.update(len(batch.rows))
+                kept = found.setdefault(subject, {}) if subject is not None else {}
+                for key, value in values.items():
+                    kept.setdefault(key, []).append(value)
+    joined = {subject: {k: np.concatenate(v) for k, v in values.items()} for subject, values in found.items()}
+    rows = [row for subject in sorted(joined, key=list(joined).index) for row in _rows(subject, joined[subject], seed)]
+    table = pd.DataFrame(rows, columns=["model", "method", "corruption", "severity", *METRIC_COLUMNS])
+    return table, _sample_means(joined, params.agreements, chosen.sample_ids)
+
+
+def _sample_means(
+    joined: "Mapping[Subject, Mapping[str, np.ndarray]]", metrics: list[str], sample_ids: np.ndarray
+) -> pd.DataFrame:
+    tables = []
+    for model in dict.fromkeys(subject[0] for subject in joined):
+        means = {}
+        for metric in metrics:
+            values = np.stack([found[metric] for subject, found in joined.items() if subject[0] == model])
+            defined = ~np.isnan(values)
+            total = np.where(defined, values, 0).sum(axis=0)
+            means[metric] = np.where(defined.any(axis=0), total / np.maximum(defined.sum(axis=0), 1), np.nan)
+        tables.append(pd.DataFrame({"model": model, "sample_id": sample_ids, **means}))
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["model", "sample_id", *metrics])
+
+
+Subject = tuple[str, str, str, int]
+
+
+def _batch_agreement(
+    explainers: Mapping[str, Mapping[str, Attributor]],
+    batch: Batch,
+    images: ImageSet,
+    params: RobustnessParams,
+    seed: int,
+    device: str,
+) -> Iterator[tuple[Subject | None, dict[str, np.ndarray]]]:
+    """Values of one batch for every model, version and method; nothing to compare for the clean version."""
+    ids = images.sample_ids[batch.rows]
+    clean: dict[tuple[str, str], Tensor] = {}
+    targets: dict[str, Tensor] = {}
+    for name, severity, corrupted in versions(batch.images, ids, params.chosen, seed, params.table):
+        for model, methods in explainers.items():
+            result = attribute_many(methods, corrupted.to(device), targets.get(model), params.batch_size)
+            targets.setdefault(model, result.targets)
+            kept = (result.logits.argmax(1) == targets[model]).double().cpu().numpy()
+            for method, attribution in result.attributions.items():
+                maps = prepare(attribution, params.maps)
+                if severity == 0:
+                    clean[model, method] = maps
+                    yield None, {}
+                    continue
+                pairs = {key: AGREEMENTS[key](clean[model, method], maps) for key in params.agreements}
+                values = {key: value.double().cpu().numpy() for key, value in pairs.items()}
+                yield (model, method, name, severity), values | {"prediction_kept": kept}
+
+
+def _rows(subject: Subject, values: Mapping[str, np.ndarray], seed: int) -> list[tuple[object, ...]]:
+    kept = values["prediction_kept"] == 1
     rows = []
-    n_maps = n * (1 + len(params.corruptions) * len(SEVERITIES)) * len(params.methods) * len(models)
-    with progress(n_maps, "explain corrupted images") as bar:
-        for model_name, model in models.items():
-            model = model.to(device).eval()
-            with torch.no_grad():
-                targets = model(batch.images.to(device)).argmax(1)
-            explainers = {name: _explainer(name, model, params, layer) for name in params.methods}
-            clean: dict[str, Tensor] = {}
-            for name, severity, corrupted in versions(batch.images, ids, params.corruptions, seed):
-                with torch.no_grad():
-                    kept = (model(corrupted.to(device)).argmax(1) == targets).cpu().double().numpy()
-                for method, explain in explainers.items():
-                    heatmaps = positive(to_heatmap(explain(corrupted.to(device), targets))).cpu()
-                    bar.update(n)
-                    if severity == 0:
-                        clean[method] = heatmaps
-                        continue
-                    subject = (model_name, method, name, severity)
-                    values = {key: AGREEMENTS[key](clean[method], heatmaps) for key in AGREEMENTS}
-                    rows += [_row(subject, key, v.double().numpy(), seed) for key, v in values.items()]
-                    rows.append(_row(subject, "prediction_kept", kept, seed))
-    return pd.DataFrame(rows, columns=["model", "method", "corruption", "severity", *METRIC_COLUMNS])
+    for key, value in values.items():
+        rows.append(_row(subject, key, value, seed))
+        if key != "prediction_kept":
+            rows.append(_row(subject, f"{key}_kept", value[kept], seed))
+            rows.append(_row(subject, f"{key}_changed", value[~kept], seed))
+    return rows
 
 
-def _drawn(images: ImageSet, n: int | None, name: str, seed: int) -> ImageSet:
+def drawn(images: ImageSet, n: int | None, name: str, seed: int) -> ImageSet:
+    """`n` samples drawn by the stream `name`, in storage order; all of them for None or fewer than `n`."""
     if n is None or n >= len(images):
         return images
     return images.subset(np.sort(numpy_rng(seed, name).permutation(len(images))[:n]))
 
 
-def _explainer(name: str, model: nn.Module, params: RobustnessParams, layer: str) -> Attributor:
+def make_explainer(name: str, model: nn.Module, params: RobustnessParams, layer: str) -> Attributor:
+    """An attribution method by name, with the options that the parameters give it."""
     own: dict[str, dict[str, Any]] = {
         "integrated_gradients": {"n_steps": params.ig_steps},
         "grad_cam": {"layer": layer},

@@ -3,25 +3,52 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import torch
 from matplotlib.figure import Figure
 from torch import nn
 
+from xai_robustness.chunks import ArraysJob
+from xai_robustness.corruptions import corrupt
 from xai_robustness.datasets.base import ImageSet
+from xai_robustness.figures.corruptions import severity_sheet
+from xai_robustness.figures.layerwise import layerwise_figures
 from xai_robustness.figures.robustness import curves
+from xai_robustness.figures.robustness_table import table_figure
 from xai_robustness.figures.style import blank
 from xai_robustness.mitigation.job import load_corrected
 from xai_robustness.models.saved import Classifier
+from xai_robustness.models.training import predict_logits
 from xai_robustness.models.zoo import inspected_layers
-from xai_robustness.robustness.corruption import RobustnessParams, agreement_metrics, corruption_metrics
+from xai_robustness.robustness.attacked import attack_rows
+from xai_robustness.robustness.corrupted_sets import ExportJob, corrupted_job, export_job
+from xai_robustness.robustness.corruption import (
+    agreement_metrics,
+    corruption_logits,
+    corruption_metrics,
+    drawn,
+    make_explainer,
+)
+from xai_robustness.robustness.faithfulness import COLUMNS, faithfulness_metrics
+from xai_robustness.robustness.layerwise import LAYERWISE_COLUMNS, eight_layers, layerwise_metrics, layerwise_samples
+from xai_robustness.robustness.params import SEVERITIES, RobustnessParams
+from xai_robustness.robustness.table import accuracy_rows, sample_rows
 
 Sets = dict[str, ImageSet]
+REFERENCE = "vanilla"
 
 
-def _models(classifier: Classifier, corrected_classifiers: Path, selection: dict[str, Any]) -> dict[str, nn.Module]:
-    models: dict[str, nn.Module] = {"vanilla": classifier.model}
+def _models(
+    classifier: Classifier, corrected_classifiers: Path, selection: dict[str, Any], rows: str = "best"
+) -> dict[str, nn.Sequential]:
+    models: dict[str, nn.Sequential] = {REFERENCE: classifier.model}
+    loaders = load_corrected(corrected_classifiers)
     if selection["best"]:
-        models["corrected"] = load_corrected(corrected_classifiers)[selection["best"]]()
+        models["corrected"] = loaders[selection["best"]]()
+    if rows == "each":
+        others = [name for name in selection["best_by_method"].values() if name != selection["best"]]
+        models |= {name: loaders[name]() for name in others}
     return models
 
 
@@ -33,10 +60,18 @@ def evaluate_corruptions(
     params: RobustnessParams,
     seed: int,
     device: str,
-) -> pd.DataFrame:
-    """Predict the corrupted clean test images before and after correction."""
-    models = _models(classifier, corrected_classifiers, selection)
-    return corruption_metrics(models, images_report["test/clean"], params, seed, device, "vanilla")
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Predict the corrupted clean test images, and the attacked ones, before and after correction."""
+    models = _models(classifier, corrected_classifiers, selection, params.rows)
+    clean = images_report["test/clean"]
+    logits = corruption_logits(models, clean, params, seed, device)
+    labels, task = drawn(clean, params.n_predicted, "predicted", seed).labels, clean.info.task
+    with_artifact = drawn(images_report["test/attacked"], params.n_predicted, "predicted", seed)
+    attacked = {name: predict_logits(model, with_artifact, params.batch_size, device) for name, model in models.items()}
+    return (
+        corruption_metrics(logits, labels, task, REFERENCE),
+        accuracy_rows(logits, attacked, labels, task, REFERENCE, params.table, seed),
+    )
 
 
 def measure_agreement(
@@ -47,15 +82,115 @@ def measure_agreement(
     params: RobustnessParams,
     seed: int,
     device: str,
-) -> pd.DataFrame:
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Compare explanations of clean and corrupted images before and after correction."""
-    models = _models(classifier, corrected_classifiers, selection)
+    models = _models(classifier, corrected_classifiers, selection, params.rows)
     layer = inspected_layers(classifier.model)[-1]
     return agreement_metrics(models, images_report["test/clean"], params, seed, device, layer)
+
+
+def measure_attacks(
+    classifier: Classifier,
+    corrected_classifiers: Path,
+    selection: dict[str, Any],
+    images_report: Sets,
+    params: RobustnessParams,
+    seed: int,
+    device: str,
+) -> pd.DataFrame:
+    """Robust accuracy, explanations under attack and sharpness; empty unless the parameters ask for them."""
+    models = _models(classifier, corrected_classifiers, selection, params.rows)
+    return attack_rows(models, images_report["test/clean"], params, REFERENCE, seed, device)
+
+
+def tabulate_robustness(
+    accuracy_table: pd.DataFrame, attack_table: pd.DataFrame, agreement_samples: pd.DataFrame, seed: int
+) -> tuple[pd.DataFrame, Figure]:
+    """The one table: clean, attacked and corrupted accuracy, and agreement of explanations, model by model."""
+    parts = [accuracy_table, attack_table]
+    for metric in [c for c in agreement_samples.columns if c not in ("model", "sample_id")]:
+        wide = agreement_samples.pivot(index="sample_id", columns="model", values=metric)
+        values = {model: wide[model].to_numpy() for model in dict.fromkeys(agreement_samples["model"])}
+        parts.append(sample_rows(values, f"test/corrupted/{metric}", REFERENCE, seed))
+    table = pd.concat([part for part in parts if len(part)], ignore_index=True)
+    return table, table_figure(table)
 
 
 def plot_robustness(corruption_metrics: pd.DataFrame, agreement_metrics: pd.DataFrame) -> tuple[Figure, Figure]:
     """Draw both against severity."""
     if agreement_metrics.empty:
         return blank("No corruption was asked for."), blank("No corruption was asked for.")
-    return curves(corruption_metrics, "balanced_accuracy"), curves(agreement_metrics, "ssim")
+    metric = "ssim" if agreement_metrics["metric"].str.endswith("/ssim").any() else _first(agreement_metrics)
+    return curves(corruption_metrics, "balanced_accuracy"), curves(agreement_metrics, metric)
+
+
+def _first(table: pd.DataFrame) -> str:
+    return str(table["metric"].iloc[0]).rpartition("/")[2]
+
+
+def plot_corruptions(images_report: Sets, params: RobustnessParams, seed: int) -> Figure:
+    """Draw every chosen corruption at every severity on the first clean test image."""
+    if not params.chosen:
+        return blank("No corruption was asked for.")
+    clean = images_report["test/clean"].subset(np.arange(1))
+    image, ids = clean.tensor(slice(None)), clean.sample_ids.tolist()
+    made = {
+        name: torch.cat([image, *(corrupt(name, image, ids, s, seed, params.table) for s in SEVERITIES)])
+        for name in params.chosen
+    }
+    return severity_sheet(made)
+
+
+def study_layers(
+    classifier: Classifier, images_report: Sets, params: RobustnessParams, seed: int, device: str
+) -> tuple[pd.DataFrame, Figure, Figure, Figure, Figure, Figure]:
+    """Follow the maps of eight layers under perturbation; empty unless the parameters ask for it."""
+    asked = params.layerwise
+    if not asked.enabled:
+        off = "The layer-wise study is off: robustness_eval.layerwise.enabled."
+        return pd.DataFrame(columns=LAYERWISE_COLUMNS), blank(off), blank(off), blank(off), blank(off), blank(off)
+    images = drawn(images_report["test/clean"], asked.n, "layerwise", seed)
+    layers = asked.layers or list(eight_layers(classifier.model))
+    samples = layerwise_samples(classifier.model, images, layers, seed, device)
+    table = layerwise_metrics(samples, images.info.task, seed)
+    figures = layerwise_figures(table)
+    return (
+        table,
+        figures["rmse"],
+        figures["scatter_by_severity"],
+        figures["scatter_by_corruption"],
+        figures["box_by_layer"],
+        figures["box_by_loss"],
+    )
+
+
+def measure_faithfulness(
+    classifier: Classifier,
+    images_fit: Sets,
+    images_select: Sets,
+    images_report: Sets,
+    params: RobustnessParams,
+    seed: int,
+    device: str,
+) -> pd.DataFrame:
+    """Play the masking game with explainers and ensembles; empty unless the parameters ask for it."""
+    asked = params.faithfulness
+    if not asked.enabled:
+        return pd.DataFrame(columns=COLUMNS)
+    layer = inspected_layers(classifier.model)[-1]
+    model = classifier.model.to(device).eval()
+    explainers = {name: make_explainer(name, model, params, layer) for name in params.methods}
+    val, test = (
+        drawn(part, asked.n, "faithfulness", seed) for part in (images_select["val/clean"], images_report["test/clean"])
+    )
+    train = images_fit["train/biased"]
+    return faithfulness_metrics(model, explainers, train, val, test, asked, seed, device, params.batch_size)
+
+
+def write_corrupted_images(
+    images_control: Sets, images_select: Sets, images_report: Sets, params: RobustnessParams, seed: int
+) -> tuple[ArraysJob, ExportJob]:
+    """Write corrupted splits and the MedMNIST-C export; both empty unless the parameters ask for them."""
+    sets = {**images_control, **images_select, **images_report}
+    clean = {f"{split}/clean": sets[f"{split}/clean"] for split in ("train", "val", "test")}
+    return corrupted_job(clean, params, seed), export_job(clean["test/clean"], params, seed)

@@ -1,0 +1,228 @@
+"""The masking game for explainers and their ensembles; members are chosen on validation images."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from xai_robustness.attribution.base import Attributor
+from xai_robustness.attribution.many import attribute_many
+from xai_robustness.datasets.base import ImageSet
+from xai_robustness.metrics.bootstrap import mean_interval
+from xai_robustness.metrics.ensembles import (
+    RULES,
+    dynamic_members,
+    normalised,
+    pair_accuracy,
+    static_members,
+    theory_members,
+)
+from xai_robustness.metrics.faithfulness import Game, area, deletion_insertion, play
+from xai_robustness.metrics.patches import Ranks, counts_of, fills, grid_of, masked, patch_scores, ranks_of
+from xai_robustness.models.modes import borrow
+from xai_robustness.progress import progress
+from xai_robustness.robustness.params import FaithfulnessParams
+from xai_robustness.types import METRIC_COLUMNS
+
+REFERENCE_IMAGES = 16
+"""Validation images whose patches are ablated one by one, to judge the explainers."""
+
+COLUMNS = ["explainer", "patch", "fill", "top", *METRIC_COLUMNS]
+
+
+@dataclass(frozen=True)
+class Played:
+    """Images of one split with what the game needs of them.
+
+    Attributes:
+        images: (N,C,H,W).
+        labels: (N,).
+        logits: (N,K) unmasked.
+        attributions: explainer -> (N,D,H,W).
+    """
+
+    images: Float[Tensor, "n c h w"]
+    labels: Int64[Tensor, " n"]
+    logits: Float[Tensor, "n k"]
+    attributions: Mapping[str, Tensor]
+
+
+def prepare_game(explainers: Mapping[str, Attributor], images: ImageSet, batch_size: int, device: str) -> Played:
+    """Explain every image once by every explainer, for the predicted class."""
+    x = images.tensor(slice(None)).to(device)
+    found = attribute_many(explainers, x, None, batch_size)
+    return Played(x, torch.from_numpy(images.labels).to(device), found.logits, found.attributions)
+
+
+def mean_images(images: ImageSet, batch_size: int = 256) -> tuple[Float[Tensor, "c h w"], Float[Tensor, "k c h w"]]:
+    """Mean training image, and that of each class (NaN for a class without any), in float64, from one pass."""
+    n = images.info.n_classes
+    total = torch.zeros((n, *images.image_shape), dtype=torch.float64)
+    counts = torch.zeros(n, dtype=torch.float64)
+    for batch in images.batches(batch_size):
+        total.index_add_(0, batch.labels, batch.images.double())
+        counts += torch.bincount(batch.labels, minlength=n)
+    return total.sum(0) / counts.sum(), total / counts[:, None, None, None]
+
+
+def faithfulness_metrics(
+    model: nn.Module,
+    explainers: Mapping[str, Attributor],
+    train: ImageSet,
+    val: ImageSet,
+    test: ImageSet,
+    params: FaithfulnessParams,
+    seed: int,
+    device: str,
+    batch_size: int = 128,
+) -> pd.DataFrame:
+    """Fidelity and consistency of explainers and of their ensembles, on test images.
+
+    Ensembles: every voting rule and the normalised mean over all explainers (naive), over those that meet the rules'
+    assumption on validation images (theory), over the best on average there (static), and over the best there for each
+    number of masked patches (dynamic).
+
+    Args:
+        model: classifier of one label a sample.
+        explainers: name -> attributor of this model.
+        train: images whose means fill patches.
+        val: images that choose members.
+        test: images that are reported.
+        params: patches, fills, rules, members.
+        seed: seed of the bootstrap.
+        device: where to compute.
+        batch_size: images at once.
+
+    Returns:
+        Columns explainer, patch, fill, top (the most important patches are masked) and METRIC_COLUMNS:
+        `test/clean/fidelity_<k>` and `consistency_<k>` for each k, `fidelity_area`, `consistency_area`; for the top
+        also `deletion_area`, `insertion_area`.
+    """
+    means = mean_images(train)
+    sets = {key: prepare_game(explainers, part, batch_size, device) for key, part in (("val", val), ("test", test))}
+    rows: list[tuple[object, ...]] = []
+    predict = partial(_predict, model, batch_size)
+    settings = [(patch, fill) for patch in params.patches for fill in params.fills]
+    with borrow(model), progress(len(settings), "masking game") as bar:
+        for patch, kind in settings:
+            grid = grid_of(patch, (test.image_shape[1], test.image_shape[2]))
+            counts = sorted(set(counts_of(patch, (test.image_shape[1], test.image_shape[2]))))
+            fill = {key: fills(kind, s.images, s.logits.argmax(1), *means) for key, s in sets.items()}
+            scores = {key: _scores(part, grid) for key, part in sets.items()}
+            good = _theory(predict, sets["val"], fill["val"], scores["val"], grid)
+            for top in (True, False):
+                game = {
+                    key: partial(
+                        play,
+                        predict,
+                        part.images,
+                        part.labels,
+                        fill[key],
+                        grid=grid,
+                        counts=counts,
+                        top=top,
+                        unmasked=part.logits,
+                    )
+                    for key, part in sets.items()
+                }
+                quality = np.stack([game["val"](ranks=ranks_of(s)).correct.mean(0) for s in scores["val"].unbind(1)])
+                members = _members(list(explainers), quality, good, params.members, top)
+                played = {
+                    name: _play_members(game["test"], scores["test"], chosen, rule, counts)
+                    for name, (rule, chosen) in _entries(list(explainers), members, params.rules).items()
+                }
+                for name, result in played.items():
+                    rows += _rows((name, patch, kind, top), result, seed)
+            for index, name in enumerate(explainers):
+                ranks = ranks_of(scores["test"][:, index])
+                curves = deletion_insertion(predict, sets["test"].images, fill["test"], ranks, grid)
+                for curve, metric in zip(curves, ("deletion", "insertion")):
+                    values = area(curve, np.arange(curve.shape[1]))
+                    interval = mean_interval(values, seed=seed)
+                    rows.append((name, patch, kind, True, f"test/clean/{metric}_area", *interval, len(values)))
+            bar.update(1)
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _predict(model: nn.Module, batch_size: int, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([model(part) for part in images.split(batch_size)])
+
+
+def _scores(part: Played, grid: tuple[int, int]) -> Float[Tensor, "n e p"]:
+    return torch.stack([patch_scores(a, grid) for a in part.attributions.values()], dim=1)
+
+
+def _theory(
+    predict: partial, part: Played, fill: Tensor, scores: Tensor, grid: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Accuracy and slope of each explainer's pairs against ablating one patch alone, on some validation images."""
+    n, patches = min(REFERENCE_IMAGES, len(part.images)), grid[0] * grid[1]
+    x, target = part.images[:n], part.logits[:n].argmax(1)
+    whole = part.logits[:n].softmax(1).gather(1, target[:, None])[:, 0]
+    losses = []
+    for patch in range(patches):
+        alone = torch.ones((n, patches), dtype=torch.int64, device=x.device)
+        alone[:, patch] = 0
+        answer = predict(masked(x, fill[:n], alone, 1, grid, True)).softmax(1).gather(1, target[:, None])[:, 0]
+        losses.append(whole - answer)
+    reference = torch.stack(losses, dim=1).double().cpu().numpy()
+    return pair_accuracy(scores[:n].cpu().numpy(), reference)
+
+
+def _members(
+    names: Sequence[str], quality: np.ndarray, good: tuple[np.ndarray, np.ndarray], n: int, top: bool
+) -> dict[str, list[list[int]]]:
+    """Kind of ensemble -> members at every number of masked patches."""
+    n, counts = min(n, len(names)), quality.shape[1]
+    return {
+        "naive": [list(range(len(names)))] * counts,
+        "theory": [theory_members(*good)] * counts,
+        "static": [static_members(quality, n, top)] * counts,
+        "dynamic": dynamic_members(quality, n, top),
+    }
+
+
+def _entries(
+    names: Sequence[str], members: Mapping[str, list[list[int]]], rules: Sequence[str]
+) -> dict[str, tuple[str, list[list[int]]]]:
+    """Explainers alone, then each rule with each kind of members: name -> (rule, members at every k)."""
+    counts = len(members["naive"])
+    entries = {name: ("borda", [[index]] * counts) for index, name in enumerate(names)}
+    for rule in [*rules, "normalised_mean"]:
+        entries |= {f"{rule}-{kind}": (rule, chosen) for kind, chosen in members.items()}
+    return entries
+
+
+def _play_members(game: partial, scores: Tensor, members: list[list[int]], rule: str, counts: list[int]) -> Game:
+    """One game for every distinct set of members; each k is read from the game of its own members."""
+    results: dict[tuple[int, ...], Game] = {}
+    for chosen in {tuple(sorted(m)) for m in members}:
+        results[chosen] = game(ranks=_joined(scores[:, list(chosen)], rule))
+    picked = [results[tuple(sorted(m))] for m in members]
+    columns = [[getattr(result, name)[:, i] for i, result in enumerate(picked)] for name in Game._fields[1:]]
+    return Game(np.asarray(counts), *(np.stack(column, axis=1) for column in columns))
+
+
+def _joined(scores: Tensor, rule: str) -> Ranks:
+    if scores.shape[1] == 1:
+        return ranks_of(scores[:, 0])
+    if rule == "normalised_mean":
+        return ranks_of(normalised(scores))
+    return RULES[rule](torch.stack([ranks_of(s) for s in scores.unbind(1)], dim=1))
+
+
+def _rows(subject: tuple[str, int, str, bool], game: Game, seed: int) -> list[tuple[object, ...]]:
+    rows: list[tuple[object, ...]] = []
+    for name, values in (("fidelity", game.correct), ("consistency", game.consistent)):
+        for i, k in enumerate(game.counts):
+            interval = mean_interval(values[:, i].astype(float), seed=seed)
+            rows.append((*subject, f"test/clean/{name}_{k}", *interval, len(values)))
+        areas = area(values, game.counts)
+        rows.append((*subject, f"test/clean/{name}_area", *mean_interval(areas, seed=seed), len(areas)))
+    return rows
