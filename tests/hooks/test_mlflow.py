@@ -1,5 +1,6 @@
 import pandas as pd
 import pytest
+from mlflow.entities import Metric
 from mlflow.tracking import MlflowClient
 
 from xai_robustness.hooks.mlflow import _close_killed, _experiment, _metrics
@@ -69,6 +70,10 @@ def test_the_selected_model_is_registered_and_predicts_the_same_with_its_inserti
     hooks = MlflowHooks()
     hooks._client, experiment = client, _experiment(client, "registered", tmp_path / "files")
     hooks._run_id = client.create_run(experiment, tags={"study": "registered"}).info.run_id
+    many = [
+        Metric(f"metric_{i}", 0.5, 1, 0) for i in range(250)
+    ]  # MLflow fails to copy them
+    client.log_batch(hooks._run_id, metrics=many)
     hooks._register({"corrected_classifiers": folders, "selection": selection})
     monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: client.tracking_uri)
     loaded = mlflow.pyfunc.load_model("models:/registered/1")

@@ -102,7 +102,8 @@ class MlflowHooks:
     def _register(self, catalog: DataCatalog) -> None:
         """Log the selected model as a pyfunc with its signature and register it under the study's name.
 
-        MLflow is given the folder of safetensors and the module that loads it: nothing is pickled.
+        MLflow is given the folder of safetensors and the module that loads it: nothing is pickled. The model lies in a
+        nested run of its own: MLflow copies the metrics of the run that logs a model, and fails beyond 100 of them.
         """
         folders, selection = versioned(catalog, "corrected_classifiers"), versioned(catalog, "selection")
         best = selection.load()["best"] if selection and selection.exists() else None
@@ -113,9 +114,12 @@ class MlflowHooks:
         client = self._client
         assert client is not None
         folder = folders.path() / best
-        study = client.get_run(self._run_id).data.tags["study"]
+        parent = client.get_run(self._run_id)
+        study = parent.data.tags["study"]
+        tags = {"mlflow.parentRunId": self._run_id, "study": study, "candidate": best}
+        nested = client.create_run(parent.info.experiment_id, run_name=f"{best}-registered", tags=tags)
         mlflow.set_tracking_uri(client.tracking_uri)
-        with mlflow.start_run(run_id=self._run_id):
+        with mlflow.start_run(run_id=nested.info.run_id):
             mlflow.pyfunc.log_model(
                 name="model",
                 loader_module="xai_robustness.models.served",
