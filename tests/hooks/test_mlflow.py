@@ -1,6 +1,5 @@
 import pandas as pd
 import pytest
-from mlflow.entities import Metric
 from mlflow.tracking import MlflowClient
 
 from xai_robustness.hooks.mlflow import _close_killed, _experiment, _metrics
@@ -39,6 +38,18 @@ def test_rows_become_metrics_with_their_bounds_and_undefined_ones_are_left_out()
     assert "vanilla/test/clean/iou" not in found
 
 
+def test_rows_that_differ_in_what_they_measure_have_names_of_their_own():
+    rows = [
+        {"layer": layer, "kind": kind, "feature": feature, "metric": "test/biased/auroc", "value": 0.5}
+        for layer in ("layer1", "layer2")
+        for kind in ("signal", "svm")
+        for feature in ("activations", "relevances")
+    ]
+    rows += [{"candidate": name, "metric": "test/attacked/relevance", "value": 0.5} for name in ("rrr-1", "vanilla")]
+    keys = [metric.key for metric in _metrics(pd.DataFrame(rows))]
+    assert len(set(keys)) == len(rows) and keys[0] == "layer1/signal/activations/test/biased/auroc"
+
+
 def test_the_selected_model_is_registered_and_predicts_the_same_with_its_insertion(client, tmp_path, monkeypatch):
     import mlflow
     import numpy as np
@@ -70,10 +81,6 @@ def test_the_selected_model_is_registered_and_predicts_the_same_with_its_inserti
     hooks = MlflowHooks()
     hooks._client, experiment = client, _experiment(client, "registered", tmp_path / "files")
     hooks._run_id = client.create_run(experiment, tags={"study": "registered"}).info.run_id
-    many = [
-        Metric(f"metric_{i}", 0.5, 1, 0) for i in range(250)
-    ]  # MLflow fails to copy them
-    client.log_batch(hooks._run_id, metrics=many)
     hooks._register({"corrected_classifiers": folders, "selection": selection})
     monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: client.tracking_uri)
     loaded = mlflow.pyfunc.load_model("models:/registered/1")

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 CHILDREN = "correction_metrics"
-NAME_COLUMNS = ("model", "method", "layer", "cav")
+NAME_COLUMNS = ("model", "candidate", "method", "layer", "kind", "feature")
+"""Columns that tell rows of one metric apart; they stand before its name."""
 
 
 class MlflowHooks:
@@ -103,7 +104,7 @@ class MlflowHooks:
         """Log the selected model as a pyfunc with its signature and register it under the study's name.
 
         MLflow is given the folder of safetensors and the module that loads it: nothing is pickled. The model lies in a
-        nested run of its own: MLflow copies the metrics of the run that logs a model, and fails beyond 100 of them.
+        nested run of its own, since MLflow copies each metric of the run that logs a model, one query each.
         """
         folders, selection = versioned(catalog, "corrected_classifiers"), versioned(catalog, "selection")
         best = selection.load()["best"] if selection and selection.exists() else None
