@@ -82,12 +82,12 @@ def test_files_are_decoded_once_and_decoding_goes_on_after_a_kill(isic, monkeypa
         calls["n"] += 1
         if calls["n"] == 3:
             raise KeyboardInterrupt
-        return write_rows(*args)
+        return write_chunk(*args)
 
-    from xai_robustness import chunks
+    from xai_robustness.chunks import ArraysJob
 
-    write_rows = chunks._write_rows
-    monkeypatch.setattr(chunks, "_write_rows", killed)
+    write_chunk = ArraysJob.write_chunk
+    monkeypatch.setattr(ArraysJob, "write_chunk", killed)
     with pytest.raises(KeyboardInterrupt):
         load(isic_params(), isic)
     assert len(seen) == 16

@@ -6,18 +6,9 @@ import pandas as pd
 
 from xai_robustness.pipeline_registry import register_pipelines
 
-MITIGATION = {
-    "correct_models",
-    "evaluate_corrections",
-    "select_correction",
-    "measure_relevance",
-    "measure_tcav",
-    "state_verdict",
-    "plot_corrections",
-    "plot_before_after",
-    "write_page",
-}
-ROBUSTNESS = {"evaluate_corruptions", "measure_agreement", "plot_robustness"}
+
+def nodes_of(*stages: str) -> set[str]:
+    return {node.name.split(".")[-1] for node in register_pipelines()["__default__"].nodes if node.namespace in stages}
 
 
 def mlflow_runs(project) -> pd.DataFrame:
@@ -59,7 +50,7 @@ def test_one_parent_run_with_a_child_for_each_candidate(finished):
 
 def test_another_strength_runs_mitigation_and_what_follows_and_the_first_one_runs_nothing(finished):
     _, ran = finished.run(mitigation__rr_clarc__lr=3e-4)
-    assert set(ran) <= MITIGATION | ROBUSTNESS
+    assert set(ran) <= nodes_of("mitigation", "robustness_eval")
     assert "correct_models" in ran
     _, ran = finished.run()
     assert ran == []
@@ -77,6 +68,6 @@ def test_a_node_by_name_runs_alone(finished):
 
 def test_a_stage_brings_its_ancestors(fresh):
     _, ran = fresh.run("data_ingest")
-    assert ran == ["load_images", "insert_artifacts", "plot_images"]
+    assert set(ran) == nodes_of("data_ingest")
     _, ran = fresh.run("data_ingest")
     assert ran == []

@@ -9,7 +9,7 @@ from tests.reference import clarc as naive
 from xai_robustness.metrics.classification import classification_metrics
 from xai_robustness.mitigation import evaluate
 from xai_robustness.mitigation.base import REFERENCE, Candidate
-from xai_robustness.mitigation.evaluate import candidate_logits, correction_metrics, evaluate_candidates
+from xai_robustness.mitigation.evaluate import _recovered, candidate_logits, correction_metrics, evaluate_candidates
 from xai_robustness.mitigation.job import CorrectedModels, CorrectionJob
 from xai_robustness.mitigation.params import MitigationParams
 from xai_robustness.models.training import predict_logits
@@ -139,3 +139,10 @@ def test_splits_that_do_not_match_are_refused(sets):
     used = {"val/clean": sets["val/clean"], "val/attacked": replace(sets["val/attacked"], sample_ids=np.arange(30))}
     with pytest.raises(InputError, match="same samples"):
         correction_metrics([Candidate(REFERENCE, "vanilla")], {key: {REFERENCE: fine} for key in used}, used, n_boot=5)
+
+
+def test_a_gap_of_rounding_errors_is_none():
+    clean = np.array([0.3, 0.9])
+    attacked = np.array([np.nextafter(0.3, 0), 0.5])
+    recovered = _recovered(np.stack([clean, np.array([0.5, 0.7])]), np.stack([clean, attacked]))
+    assert np.isnan(recovered[0]) and recovered[1] == pytest.approx(0.5)

@@ -30,6 +30,8 @@ from xai_robustness.progress import progress
 from xai_robustness.types import METRIC_COLUMNS, InputError
 
 Logits = dict[str, dict[str, Float[np.ndarray, "n k"]]]
+ROUNDING = 1e-9
+"""Gaps of balanced accuracy below this are none: equal recalls may differ in their last bits."""
 CANDIDATE_COLUMNS = ("candidate", "method", "layer", "strength", "cav", "collapsed")
 RATES = ("false_positive_rate", "largest_false_positive_rate")
 
@@ -240,4 +242,4 @@ def _recovered(pair: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """(attacked - attacked of the reference) / gap of the reference; NaN where there is no gap to win back."""
     gap = _gap(reference)
     gain = pair[1] - reference[1]
-    return np.divide(gain, gap, out=np.full_like(gain, np.nan), where=gap > 0)
+    return np.divide(gain, gap, out=np.full_like(gain, np.nan), where=gap > ROUNDING)
