@@ -8,11 +8,23 @@ from tests.mitigation.toys import same, state
 
 from xai_robustness.concepts.tcav import derivatives
 from xai_robustness.metrics.bootstrap import once
+from xai_robustness.mitigation import sensitivity
 from xai_robustness.mitigation.base import METHODS, REFERENCE
 from xai_robustness.mitigation.params import PClarcParams
 from xai_robustness.mitigation.sensitivity import TCAV_COLUMNS, Labelled, fit_direction, layer_to_judge, tcav_metrics
 from xai_robustness.models.taps import pool
 from xai_robustness.models.zoo import split
+from xai_robustness.types import InputError
+
+
+@pytest.fixture(autouse=True)
+def no_stages_of_its_own(monkeypatch):
+    """The tiny model counts as one of a user, of which no inspected layers are known."""
+
+    def unknown(model):
+        raise InputError("not of the zoo")
+
+    monkeypatch.setattr(sensitivity, "inspected_layers", unknown)
 
 
 def labels_of(train, source="propagated"):

@@ -47,9 +47,11 @@ def test_contract(name: str, tmp_path: Path) -> None:
     conserves(corrected, x, layers[3:])
     prefix, suffix = split(corrected, layers[2])
     with torch.no_grad():
-        moved = next(suffix.children())(prefix(x)) if "." not in layers[2] else None
+        activation = prefix(x)
+        moved = next(suffix.children())(activation) if "." not in layers[2] else None
         expected = corrected(x)
-    assert moved is None or torch.allclose(pool(moved, "max")[:, 0], torch.tensor(0.1), atol=1e-5)
+    scale = max(1.0, float(activation.abs().max()))  # deep random networks have activations far from 1
+    assert moved is None or torch.allclose(pool(moved, "max")[:, 0], torch.tensor(0.1), atol=1e-5 * scale)
 
     save_model(corrected, describe(params, 3, SHAPE, MEAN, STD), tmp_path)
     with torch.no_grad():
