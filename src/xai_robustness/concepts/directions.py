@@ -7,6 +7,7 @@ regularisation maximises the cross-validated average precision, and both classes
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -69,14 +70,7 @@ def median_direction(x: Float[np.ndarray, "n k"], artifact: Bool[np.ndarray, " n
 @CAV_KINDS.register("ridge")
 def ridge_direction(x: Float[np.ndarray, "n k"], artifact: Bool[np.ndarray, " n"]) -> Hyperplane:
     """Ridge regression on targets -1 and 1; its strength maximises the cross-validated average precision."""
-
-    def decide(train: np.ndarray, test: np.ndarray) -> np.ndarray:
-        coefficients, intercepts = ridge_path(x[train], artifact[train], STRENGTHS)
-        return coefficients @ x[test].T + intercepts[:, None]
-
-    best = best_strength(artifact, decide)
-    coefficients, intercepts = ridge_path(x, artifact, STRENGTHS[[best]])
-    return coefficients[0], float(intercepts[0])
+    return _best_of(ridge_path, STRENGTHS, x, artifact)
 
 
 @CAV_KINDS.register("lasso")
@@ -157,13 +151,17 @@ def svm_direction(x: Float[np.ndarray, "n k"], artifact: Bool[np.ndarray, " n"])
 @CAV_KINDS.register("lda")
 def lda_direction(x: Float[np.ndarray, "n k"], artifact: Bool[np.ndarray, " n"]) -> Hyperplane:
     """Fisher's linear discriminant with shrinkage, chosen by cross-validated average precision [Friedman1989]."""
+    return _best_of(lda_path, SHRINKAGES, x, artifact)
+
+
+def _best_of(path: Callable[..., Any], strengths: np.ndarray, x: np.ndarray, artifact: np.ndarray) -> Hyperplane:
+    """The hyperplane of that strength of a path which separates held-out folds best."""
 
     def decide(train: np.ndarray, test: np.ndarray) -> np.ndarray:
-        coefficients, intercepts = lda_path(x[train], artifact[train], SHRINKAGES)
-        return coefficients @ x[test].T + intercepts[:, None]
+        coefficients, intercepts = path(x[train], artifact[train], strengths)
+        return np.asarray(coefficients @ x[test].T + intercepts[:, None])
 
-    best = best_strength(artifact, decide)
-    coefficients, intercepts = lda_path(x, artifact, SHRINKAGES[[best]])
+    coefficients, intercepts = path(x, artifact, strengths[[best_strength(artifact, decide)]])
     return coefficients[0], float(intercepts[0])
 
 

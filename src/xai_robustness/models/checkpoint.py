@@ -126,7 +126,8 @@ def load_model(folder: Path, device: str | torch.device = "cpu") -> nn.Sequentia
     model = _insert(model, description)
     state = load_file(folder / WEIGHTS)
     _check_keys(state, model, folder / WEIGHTS)
-    model.load_state_dict(state, assign=True)
+    # Copies: safetensors hands out unaligned views of its file, for which torch may take kernels that round otherwise.
+    model.load_state_dict({name: values.clone() for name, values in state.items()}, assign=True)
     for name, module in model.named_children():
         if isinstance(module, Normalize):
             model._modules[name] = Normalize(description["mean"], description["std"])
