@@ -73,7 +73,7 @@ def test_svm_is_the_balanced_linear_svm_with_the_best_average_precision():
     standard = (x - x.mean(0)) / np.sqrt(np.mean((x - x.mean(0)) ** 2))
 
     def make(strength):
-        return LinearSVC(C=1 / strength, class_weight="balanced", random_state=0, max_iter=3000)
+        return LinearSVC(C=1 / strength, class_weight="balanced", random_state=0, tol=1e-8, max_iter=100_000)
 
     means = [
         cross_val_score(make(s), standard, artifact, cv=stratified_folds(artifact), scoring="average_precision").mean()

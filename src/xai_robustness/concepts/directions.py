@@ -14,8 +14,8 @@ from jaxtyping import Bool, Float
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, lasso_path
 from sklearn.model_selection import StratifiedKFold
-from sklearn.svm import LinearSVC
 
+from xai_robustness.concepts.margin import svm_path
 from xai_robustness.metrics.ranking import average_precision
 from xai_robustness.registry import Registry
 
@@ -134,18 +134,7 @@ def span(x: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "k r"]:
 @CAV_KINDS.register("svm")
 def svm_direction(x: Float[np.ndarray, "n k"], artifact: Bool[np.ndarray, " n"]) -> Hyperplane:
     """Linear support vector machine, balanced; its C maximises the cross-validated average precision [Kim2018]."""
-
-    def fit(rows: np.ndarray, strength: float) -> LinearSVC:
-        svm = LinearSVC(C=1 / strength, class_weight="balanced", random_state=0, max_iter=3000)
-        return svm.fit(x[rows], artifact[rows])
-
-    def decide(train: np.ndarray, test: np.ndarray) -> np.ndarray:
-        return np.stack([fit(train, strength).decision_function(x[test]) for strength in STRENGTHS])
-
-    with warnings.catch_warnings():  # a weakly regularised candidate may stop early: it is judged by its precision
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        best = fit(np.arange(len(x)), STRENGTHS[best_strength(artifact, decide)])
-    return best.coef_[0], float(best.intercept_[0])
+    return _best_of(svm_path, STRENGTHS, x, artifact)
 
 
 @CAV_KINDS.register("lda")
