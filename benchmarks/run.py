@@ -78,7 +78,15 @@ def corruptions(runs: int) -> list[dict[str, object]]:
     return run(runs)
 
 
+def concepts(runs: int) -> list[dict[str, object]]:
+    """SpRAy on 10,000 latents against CoRelAy, concept vectors against a grid of linear SVMs; see concepts.py."""
+    from concepts import run
+
+    return run(runs)
+
+
 TOPICS = {
+    "concepts": concepts,
     "corruptions": corruptions,
     "latents": latents,
     "ridge": ridge,

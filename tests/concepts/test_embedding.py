@@ -1,3 +1,6 @@
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from sklearn.cluster import DBSCAN
@@ -46,6 +49,17 @@ def test_embedding_agrees_with_scikit_learn_up_to_row_length():
     theirs /= np.linalg.norm(theirs, axis=0)
     theirs /= np.linalg.norm(theirs, axis=1, keepdims=True)
     np.testing.assert_allclose(np.abs(embedding), np.abs(theirs), atol=1e-4)
+
+
+@pytest.mark.parametrize("dense_size", [600, 0], ids=["dense", "arpack"])
+def test_embedding_equals_what_corelay_computed(dense_size, monkeypatch):
+    """The fixture was made by CoRelAy in an environment of its own: `benchmarks/spray_side.py fixture`."""
+    monkeypatch.setattr(module, "DENSE_SIZE", dense_size)
+    theirs = json.loads((Path(__file__).parents[1] / "fixtures" / "corelay.json").read_text())
+    wanted = np.array(theirs["embedding"])
+    values, embedding = spectral_embedding(np.array(theirs["features"]), theirs["n_neighbors"], wanted.shape[1], seed=0)
+    np.testing.assert_allclose(values, theirs["eigenvalues"], atol=1e-9)
+    np.testing.assert_allclose(embedding * np.sign((embedding * wanted).sum(0)), wanted, atol=1e-7)
 
 
 def test_rows_have_length_one_and_the_first_eigenvalue_is_zero():
