@@ -1,3 +1,4 @@
+import gc
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -21,11 +22,12 @@ from zennit.rules import Pass as ZennitPass
 
 from xai_robustness.attribution import ATTRIBUTORS
 from xai_robustness.attribution.composites import COMPOSITES
+from xai_robustness.attribution.conservation import Account
 from xai_robustness.attribution.lrp import ConservationError, Lrp
 from xai_robustness.models.canonizers import canonizers
 from xai_robustness.models.insertions import Projection
 from xai_robustness.models.layers import Add, Normalize
-from xai_robustness.models.zoo import ModelParams, build, insert_after, inspected_layers, split
+from xai_robustness.models.zoo import ModelParams, build, insert_after, inspected_layers, layer_names, split
 from xai_robustness.types import InputError
 
 LAYERS = ("layer1", "layer2", "layer3", "layer4")
@@ -257,6 +259,19 @@ def test_samples_do_not_influence_each_other() -> None:
         alone = lrp.run(x[2:3], TARGETS[2:3], LAYERS)
     torch.testing.assert_close(alone.attribution[0], together.attribution[2])
     torch.testing.assert_close(alone.relevances["layer2"][0], together.relevances["layer2"][2])
+
+
+def accounts() -> int:
+    gc.collect()
+    return sum(isinstance(thing, Account) for thing in gc.get_objects())
+
+
+def test_a_pass_leaves_nothing_in_memory() -> None:
+    model, before = tiny_model(), accounts()
+    with Lrp(model) as lrp:
+        lrp.run(images(), torch.zeros(len(images()), dtype=torch.int64), layer_names(model)[1:3])
+        lrp.from_layer(images(), layer_names(model)[2], torch.ones_like)
+    assert accounts() == before
 
 
 @pytest.mark.parametrize("fails", [False, True])

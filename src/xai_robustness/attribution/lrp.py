@@ -152,7 +152,10 @@ class Lrp:
 
     def _backward(self, output: Tensor, x: Tensor, initial: Tensor, account: Account) -> tuple[Tensor, dict[str, Any]]:
         """Relevance of the input, and the shares lost by stage."""
-        check_graph(output, account.producers)
+        try:
+            check_graph(output, account.producers)
+        finally:
+            account.producers.clear()  # its nodes own hooks that own the account: a cycle that nothing would free
         self.ledger.absorbed = initial.new_zeros(len(initial))
         (attribution,) = torch.autograd.grad(output, x, initial)
         account.enter("input", attribution, self.ledger.absorbed)
