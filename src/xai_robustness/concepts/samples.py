@@ -35,6 +35,10 @@ class LatentsReader(Protocol):
         """Input heatmaps (N,H,W)."""
         ...
 
+    def logits(self, split: str) -> np.ndarray:
+        """Logits (N,K)."""
+        ...
+
     def targets(self, split: str) -> np.ndarray:
         """Explained classes (N,): the label, or the strongest positive label of a multi-label task."""
         ...

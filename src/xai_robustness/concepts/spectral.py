@@ -68,6 +68,7 @@ class RevealParams(Params):
     prototypes: int = Field(4, ge=0, description="prototypes of each class in the last layer; 0: none")
     suspicion: SuspicionParams = Field(default_factory=SuspicionParams, description="the one list of all suspects")
     layout: Literal["tsne", "umap", "eigenvectors"] = Field("tsne", description="two-dimensional layout of the figures")
+    virelay: bool = Field(False, description="write a project that ViRelAy opens; needs h5py")
 
     @field_validator("clusterings")
     @classmethod
@@ -144,7 +145,7 @@ def find_suspects(
         typical first; `outlier_score` is the distance to the border with the rest, in standard deviations), and the
         embeddings of the views with a suspect by name `class_<c>/<view>`. All empty where no class has enough samples.
     """
-    candidates = [c for view in _class_views(latents, params, seed) for c in _candidates(*view, params, seed)]
+    candidates = [c for view in class_views(latents, params, seed) for c in _candidates(*view, params, seed)]
     candidates.sort(key=lambda c: (-c.score, c.inside.sum(), c.embedding.class_index, c.embedding.view))
     kept = _distinct(candidates, params)
     suspects = pd.DataFrame([_suspect_row(i, c) for i, c in enumerate(kept)], columns=list(SUSPECT_COLUMNS))
@@ -192,10 +193,10 @@ def wilson_interval(hits: int, n: int) -> tuple[float, float, float]:
     return share, max(0.0, centre - half), min(1.0, centre + half)
 
 
-def _class_views(
+def class_views(
     latents: LatentsReader, params: RevealParams, seed: int
 ) -> Iterator[tuple[int, str, np.ndarray, np.ndarray]]:
-    """Class, view, sample ids and features of every class with enough samples."""
+    """Class, view, sample ids and features of every class with enough samples, all classes of a view in a row."""
     table = sample_table(latents, ("train",))
     classes, ids = table["class"].to_numpy(), table["sample_id"].to_numpy()
     rows = {int(c): _draw(np.flatnonzero(classes == c), params, seed, int(c)) for c in np.unique(classes)}

@@ -10,6 +10,7 @@ from xai_robustness.concepts.prototypes import PROTOTYPE_COLUMNS, fit_prototypes
 from xai_robustness.concepts.separability import latent_features
 from xai_robustness.concepts.spectral import RevealParams, evaluate_suspects, find_suspects
 from xai_robustness.concepts.suspicion import rank_all
+from xai_robustness.concepts.virelay import VirelayJob
 from xai_robustness.datasets.base import ImageSet, take
 from xai_robustness.figures.reveal import embedding_figure, prototype_figure
 
@@ -83,6 +84,18 @@ def plot_prototypes(prototypes: pd.DataFrame, images_fit: dict[str, ImageSet]) -
 def score_suspects(suspects: pd.DataFrame, suspect_members: pd.DataFrame, artifact_truth: pd.DataFrame) -> pd.DataFrame:
     """Precision and recall of every suspect where the truth is known; reported, never used."""
     return evaluate_suspects(suspects, suspect_members, artifact_truth)
+
+
+def export_virelay(
+    suspects: pd.DataFrame,
+    suspect_members: pd.DataFrame,
+    latents: Latents,
+    images_fit: dict[str, ImageSet],
+    params: RevealParams,
+    seed: int,
+) -> VirelayJob:
+    """Embeddings, clusterings and heatmaps as a project that ViRelAy opens; an empty folder unless asked for."""
+    return VirelayJob(latents, images_fit["train/biased"], suspects, suspect_members, params, seed)
 
 
 def plot_embedding(

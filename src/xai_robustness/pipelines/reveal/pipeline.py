@@ -4,6 +4,7 @@ from kedro.pipeline import Pipeline, node
 
 from xai_robustness.pipelines.reveal.nodes import (
     compare_properties,
+    export_virelay,
     find_prototypes,
     list_suspects,
     plot_embedding,
@@ -44,6 +45,12 @@ def create_pipeline() -> Pipeline:
                 ["suspects", "suspect_members", "artifact_truth"],
                 "suspect_metrics",
                 name="score_suspects",
+            ),
+            node(
+                export_virelay,
+                ["suspects", "suspect_members", "latents", "images_fit", "params:reveal", "params:seed"],
+                "virelay_project",
+                name="export_virelay",
             ),
             node(
                 plot_embedding,
