@@ -1,13 +1,15 @@
 """The corruptions of three tables of MedMNIST-C at 224 pixels against medmnistc, image by image as it does.
 
-medmnistc needs old libraries, so it runs in an environment of its own, whose interpreter MEDMNISTC_PYTHON names:
+The three tables hold all 18 corruptions. medmnistc runs in an environment of its own below `data/bench_peers`, which is
+made here (or in the one whose interpreter MEDMNISTC_PYTHON names); what it shares with this project (torch, NumPy,
+Pillow, scikit-image, SciPy) it takes from there, so that both sides use the same versions. Motion blur needs
+ImageMagick (`apt-get install libmagickwand-6.q16-6`) and is left out of both sides without it.
 
-    python -m venv peer && peer/bin/pip install --no-deps medmnistc
-    peer/bin/pip install numpy pillow scikit-image scipy opencv-python-headless wand torchvision tqdm
-
-Motion blur takes part where ImageMagick is installed there, and is left out of both sides otherwise.
+`python benchmarks/corruptions.py` compares the two in law: pixel statistics of 1,000 images for each corruption and
+severity. Finished cases are kept, so an interrupted run goes on; `--minutes` ends one early.
 """
 
+import argparse
 import json
 import os
 import statistics
@@ -15,107 +17,163 @@ import subprocess
 import sys
 import tempfile
 import time
+import venv
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import torch
+from medmnistc_peer import COLUMNS, SEVERITY, gray, measure
+
+from xai_robustness.corruptions import corrupt
+from xai_robustness.corruptions.tables import corruptions_of
+from xai_robustness.datasets.phantom import make_phantom
 
 TABLES = ("pathmnist", "dermamnist", "chestmnist")
-IMAGES, SEVERITY = 16, 3
+GRAY = ("chestmnist",)
+IMAGES, IN_LAW = 16, 1000
+PEERS = Path(__file__).parents[1] / "data" / "bench_peers"
+RESULTS = Path(__file__).parent / "results" / "corruptions_law.json"
+FIXTURE = Path(__file__).parents[1] / "tests" / "fixtures" / "medmnist_c_law.json"
+FIRST = 4
+PINNED = ("medmnistc==0.1.0", "Wand>=0.6.13", "opencv-python-headless", "scikit-image", "tqdm")
+
+
+def interpreter() -> str:
+    """The Python that has medmnistc; its environment is made if there is none."""
+    if "MEDMNISTC_PYTHON" in os.environ:
+        return os.environ["MEDMNISTC_PYTHON"]
+    folder = PEERS / "medmnistc"
+    python = folder / "bin" / "python"
+    if not (folder / "complete").exists():
+        venv.create(folder, with_pip=True, clear=True)
+        site = folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+        (site / "zz_shared.pth").write_text(f"{Path(np.__file__).parents[1]}\n")
+        installed = subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", *PINNED])
+        if installed.returncode != 0:
+            raise SystemExit("medmnistc cannot be installed. Set MEDMNISTC_PYTHON to an interpreter that has it.")
+        (folder / "complete").touch()
+    return str(python)
+
+
+def peer(*arguments: str) -> str:
+    """Output of medmnistc_peer.py in its environment."""
+    command = [interpreter(), str(Path(__file__).with_name("medmnistc_peer.py")), *arguments]
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
+
+
+def phantom(n: int) -> np.ndarray:
+    """Images (N,224,224,3) uint8."""
+    images: np.ndarray = make_phantom(224, {"train": 1, "val": 1, "test": n}, 2024)["test_images"]
+    return images
+
+
+def tensor(pixels: np.ndarray) -> torch.Tensor:
+    """Images (N,C,H,W) in [0,1]."""
+    pixels = pixels[..., None] if pixels.ndim == 3 else pixels
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().float() / 255
 
 
 def run(runs: int) -> list[dict[str, object]]:
-    """Seconds for 16 images at severity 3: each corruption, and each table as a whole."""
-    import torch
-
-    from xai_robustness.corruptions import corrupt
-    from xai_robustness.datasets.phantom import make_phantom
-
-    python = os.environ.get("MEDMNISTC_PYTHON")
-    if python is None:
-        raise SystemExit(
-            "Set MEDMNISTC_PYTHON to the interpreter of an environment with medmnistc; see corruptions.py."
-        )
-    pixels = make_phantom(224, {"train": 1, "val": 1, "test": IMAGES}, 2024)["test_images"]
-    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().float() / 255
-    theirs = _peer(python, pixels, runs)
+    """Seconds for 16 images at severity 3: each corruption, each table, and all of them; one thread on both sides."""
+    torch.set_num_threads(1)
+    pixels = phantom(IMAGES)
+    given = {False: tensor(pixels), True: tensor(gray(pixels))}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "images.npy"
+        np.save(path, pixels)
+        theirs = json.loads(peer("seconds", str(path), ",".join(TABLES), str(runs)).splitlines()[-1])
     rows: list[dict[str, object]] = []
     for table in TABLES:
-        ours: dict[str, float] = {}
-        given = images.mean(dim=1, keepdim=True) if table == "chestmnist" else images
-        for name in theirs[table]:
-            corrupt(name, given, range(IMAGES), SEVERITY, 0, table)
-            seconds = []
-            for _ in range(runs):
-                started = time.perf_counter()
-                corrupt(name, given, range(IMAGES), SEVERITY, 0, table)
-                seconds.append(time.perf_counter() - started)
-            ours[name] = statistics.median(seconds)
-            rows.append(_row(f"{table}, {name}", ours[name], theirs[table][name]))
+        ours = {name: _seconds(name, given[table in GRAY], table, runs) for name in theirs[table]}
+        rows += [_row(f"{table}, {name}", ours[name], theirs[table][name]) for name in ours]
         rows.append(_row(f"{table}, all of them", sum(ours.values()), sum(theirs[table].values())))
-    return rows
+    totals = [[row[key] for row in rows if str(row["case"]).endswith("all of them")] for key in ("ours", "peer")]
+    without = [f"{table}, {name}" for table in TABLES for name in set(corruptions_of(table)) - set(theirs[table])]
+    left_out = f" without {', '.join(without)}" if without else ""
+    return [*rows, _row(f"all corruptions of the three tables{left_out}", *(sum(t) for t in totals))]  # type: ignore[arg-type]
+
+
+def _seconds(name: str, images: torch.Tensor, table: str, runs: int) -> float:
+    taken = []
+    for run_ in range(-1, runs):
+        started = time.perf_counter()
+        corrupt(name, images, range(len(images)), SEVERITY, 0, table)
+        if run_ >= 0:
+            taken.append(time.perf_counter() - started)
+    return statistics.median(taken)
 
 
 def _row(case: str, ours: float, peer: float) -> dict[str, object]:
     return {"case": case, "ours": round(ours, 4), "peer": round(peer, 4), "unit": "s", "ratio": round(peer / ours, 2)}
 
 
-def _peer(python: str, pixels: np.ndarray, runs: int) -> dict[str, dict[str, float]]:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "images.npy"
-        np.save(path, pixels)
-        command = [python, __file__, str(path), str(runs)]
-        environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-        found = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
-    measured: dict[str, dict[str, float]] = json.loads(found.stdout.splitlines()[-1])
-    return measured
+def law_cases() -> list[str]:
+    """Each corruption once at each severity, noise also on gray images; the slow ones of medmnistc last."""
+    chosen = {(name, "dermamnist") for name in corruptions_of("dermamnist")}
+    chosen |= {(name, "pathmnist") for name in ("saturate", "stain_deposit", "bubble")}
+    chosen |= {(name, "chestmnist") for name in corruptions_of("chestmnist") if name.endswith("noise")}
+    chosen |= {(name, "chestmnist") for name in ("gaussian_blur", "gamma_corr_up", "gamma_corr_down")}
+    ordered = sorted(chosen, key=lambda pair: (pair[0] in ("saturate", "zoom_blur"), pair))
+    return [f"{table}/{name}/{severity}" for name, table in ordered for severity in range(1, 6)]
 
 
-def peer(path: str, runs: int) -> dict[str, dict[str, float]]:
-    """Runs in the peer's environment."""
-    import types
+def law(minutes: float) -> None:
+    """Pixel statistics of both sides; writes the result and the tests' fixture once every case is there."""
+    folder = PEERS / "law"
+    folder.mkdir(parents=True, exist_ok=True)
+    path, end = folder / "images.npy", time.monotonic() + 60 * minutes
+    if not path.exists():
+        np.save(path, phantom(IN_LAW))
+    missing = [case for case in law_cases() if not (folder / f"{case.replace('/', '_')}.npy").exists()]
+    for start in range(0, len(missing), 5):
+        if time.monotonic() > end:
+            sys.stdout.write(f"{len(missing) - start} cases are left.\n")
+            return
+        peer("statistics", str(path), ",".join(missing[start : start + 5]), str(folder))
+    pixels = np.load(path)
+    given = {False: pixels, True: gray(pixels)}
+    cases, kept = {}, {}
+    for case in law_cases():
+        source = folder / f"{case.replace('/', '_')}.npy"
+        if source.exists():
+            theirs = np.load(source)
+            cases[case] = _compared(_ours(case, given), theirs)
+            first = theirs[:FIRST].round(5).tolist()
+            kept[case] = {key: cases[case][key] for key in ("theirs", "deviation")} | {"first": first}
+            sys.stdout.write(f"{case} {cases[case]}\n")
+    record = {"columns": COLUMNS, "n": IN_LAW, "versions": {k: version(k) for k in ("torch", "numpy", "pillow")}}
+    RESULTS.write_text(json.dumps({**record, "cases": cases}, indent=1) + "\n")
+    source = f"medmnistc 0.1.0 on {IN_LAW} test images of the phantom at 224 pixels; of the first {FIRST} each"
+    FIXTURE.write_text(json.dumps({"source": source, **record, "cases": kept}) + "\n")
 
-    import cv2
-    import torch
 
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-    try:
-        import wand.image  # noqa: F401
-    except ImportError:
-        for name in ("wand", "wand.image", "wand.api"):
-            sys.modules[name] = types.ModuleType(name)
-        sys.modules["wand.image"].Image = object  # type: ignore[attr-defined]
-        sys.modules["wand.api"].library = types.SimpleNamespace()  # type: ignore[attr-defined]
-    from medmnistc.corruptions.registry import CORRUPTIONS_DS, DATASET_RGB
-    from PIL import Image
+def _ours(case: str, given: dict[bool, np.ndarray]) -> np.ndarray:
+    table, name, severity = case.split("/")
+    pixels, parts = given[table in GRAY], []
+    for start in range(0, len(pixels), 50):
+        part = pixels[start : start + 50]
+        made = corrupt(name, tensor(part), range(start, start + len(part)), int(severity), 0, table)
+        cut = (made * 255 + 1e-3).to(torch.uint8).permute(0, 2, 3, 1).numpy()  # medmnistc cuts, it does not round
+        parts.append(measure(cut[..., 0] if table in GRAY else cut, part))
+    return np.concatenate(parts)
 
-    np.random.seed(0)  # noqa: NPY002  the stream that medmnistc draws from
-    images = np.load(path)
-    found: dict[str, dict[str, float]] = {}
-    for table in TABLES:
-        found[table] = {}
-        for name, corruption in CORRUPTIONS_DS[table].items():
-            if name == "motion_blur" and sys.modules["wand.image"].Image is object:
-                continue
-            if name == "impulse_noise":
-                corruption.rng = np.random.default_rng(0)
-            if name == "stain_deposit":  # NumPy 2 refuses its product of 8 and 64 bits
-                corruption._inks = {k: v.astype(np.uint8) for k, v in corruption.inks.items()}
-            seconds = []
-            for run_ in range(-1, runs):
-                started = time.perf_counter()
-                for image in images:
-                    given = Image.fromarray(image)
-                    if DATASET_RGB[table]:
-                        corruption.apply(given, SEVERITY - 1)
-                    else:
-                        made = corruption.apply(given.convert("L").convert("RGB"), SEVERITY - 1)
-                        np.array(Image.fromarray(made).convert("L"))
-                if run_ >= 0:
-                    seconds.append(time.perf_counter() - started)
-            found[table][name] = statistics.median(seconds)
-    return found
+
+def _compared(ours: np.ndarray, theirs: np.ndarray) -> dict[str, list[float]]:
+    """Means, deviation between images of theirs, and the paired difference with its standard error."""
+    gap = ours - theirs
+    columns = {
+        "ours": ours.mean(0),
+        "theirs": theirs.mean(0),
+        "deviation": theirs.std(0, ddof=1),
+        "difference": gap.mean(0),
+        "standard_error": gap.std(0, ddof=1) / len(gap) ** 0.5,
+    }
+    return {key: np.round(value.astype(float), 6).tolist() for key, value in columns.items()}
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(peer(sys.argv[1], int(sys.argv[2]))) + "\n")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=float("inf"))
+    law(parser.parse_args().minutes)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from xai_robustness.artifacts.insertion import ArtifactParams
 from xai_robustness.attribution.latents import PreprocessingParams
@@ -14,12 +14,14 @@ from xai_robustness.attribution.probe import PreflightParams
 from xai_robustness.attribution.set_params import AttributionSetParams
 from xai_robustness.concepts.params import RetrievalParams
 from xai_robustness.concepts.spectral import RevealParams
+from xai_robustness.corruptions.augment import training_corruptions
 from xai_robustness.datasets.load import DataParams, dataset_info, external_files, raw_root
 from xai_robustness.localization.masks import LocalizationParams
 from xai_robustness.mitigation.params import MitigationParams
 from xai_robustness.models.parts import PartsParams
 from xai_robustness.models.training import TrainingParams
 from xai_robustness.models.zoo import ModelParams
+from xai_robustness.robustness.comparisons import ComparisonParams
 from xai_robustness.robustness.params import RobustnessParams
 from xai_robustness.types import InputError, Params
 
@@ -42,7 +44,13 @@ class StudyParams(Params):
     sample_retrieval: RetrievalParams = Field(default_factory=RetrievalParams)
     localization: LocalizationParams = Field(default_factory=LocalizationParams)
     mitigation: MitigationParams = Field(default_factory=MitigationParams)
+    comparisons: ComparisonParams = Field(default_factory=ComparisonParams)
     robustness_eval: RobustnessParams = Field(default_factory=RobustnessParams)
+
+    @model_validator(mode="after")
+    def _corruptions_exist(self) -> "StudyParams":
+        training_corruptions(self.training.corruptions.table, self.training.corruptions.names)
+        return self
 
     def data_licence(self) -> str:
         """Licence of the images."""
@@ -111,6 +119,7 @@ def files_of(params: StudyParams, key: str) -> dict[str, str]:
     retrieval = params.sample_retrieval
     named = {
         "training": (params.training.checkpoint, params.training.start),
+        "comparisons": params.comparisons.files,
         "sample_retrieval": (retrieval.review.csv, retrieval.cavs.given),
     }
     return {f"file:{name}": _content(Path(name)) for name in named.get(key, ()) if name}

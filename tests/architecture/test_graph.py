@@ -21,6 +21,7 @@ FITTED = {
     "artifact_heatmaps",
     "predicted_masks",
     "corrected_classifiers",
+    "compared_classifiers",
 }
 UNSEEN = {"images_select", "images_report", "images_control", "report_latents"}
 

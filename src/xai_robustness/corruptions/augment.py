@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from xai_robustness.corruptions.base import CORRUPTIONS, Images
+from xai_robustness.corruptions.base import CORRUPTIONS, Images, check_images
 from xai_robustness.corruptions.tables import STANDARD, constants, corruptions_of
 from xai_robustness.randomness import numpy_rng, torch_rng
 from xai_robustness.types import InputError
@@ -34,6 +34,7 @@ class CorruptionAugmentation:
 
     def __call__(self, images: Images, sample_ids: Sequence[int], seed: int, epoch: int = 0) -> Images:
         """Augmented images (N,C,H,W) in [0,1]; the given ones are not changed."""
+        check_images(type(self).__name__, images)
         augmented = images.clone()
         for row, sample_id in enumerate(sample_ids):
             name = self.choice(int(sample_id), seed, epoch)
@@ -68,3 +69,18 @@ def between(five: Sequence[Any], rng: Any) -> Any:
         return float(drawn)
     whole = int(drawn)
     return whole - 1 if first % 2 and last % 2 and first >= 3 and whole % 2 == 0 else whole
+
+
+def training_corruptions(table: str | None, names: Sequence[str]) -> CorruptionAugmentation | None:
+    """The corruptions of a training, or None for training on the images as they are.
+
+    Args:
+        table: severity table; None: no corruption.
+        names: corruptions; ["all"]: every one of the table.
+
+    Raises:
+        InputError: no such table, no such corruption, or one that the table does not hold.
+    """
+    if table is None:
+        return None
+    return CorruptionAugmentation(None if list(names) == ["all"] else names, table)

@@ -122,6 +122,11 @@ def _check(name: str, images: Tensor, severity: int) -> None:
         raise InputError(
             f"The severity parameter of {name} must be a whole number from 1 to 5. Got {severity!r} instead."
         )
+    check_images(name, images)
+
+
+def check_images(name: str, images: Tensor) -> None:
+    """Raise InputError unless `images` are floats (N,C,H,W) in [0,1] with 1 or 3 channels; `name` is the caller."""
     if images.ndim != 4 or images.shape[1] not in (1, 3) or not images.is_floating_point():
         raise InputError(
             f"The images parameter of {name} must be floats of shape (N,C,H,W) with 1 or 3 channels. "

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from xai_robustness.datasets.base import ImageSet
 from xai_robustness.models.adversarial import AdversarialParams, FreeSteps, TrainingAttack
+from xai_robustness.models.augmentation import Augmentation, CorruptionTraining
 from xai_robustness.models.checkpoint import (
     DESCRIPTION,
     build_from,
@@ -64,6 +65,7 @@ class TrainingParams(Params):
     head_epochs: int = Field(0, ge=0, description="Epochs before the others that train the head alone.")
     head_lr: float = Field(1e-3, gt=0, description="Learning rate of the head epochs.")
     adversarial: AdversarialParams = Field(default_factory=AdversarialParams)
+    corruptions: CorruptionTraining = Field(default_factory=CorruptionTraining)
     eval_batch_size: Annotated[int, NEUTRAL] = Field(256, ge=1, description="Images at once in validation.")
 
     @property
@@ -118,6 +120,7 @@ class TrainingJob:
         seed: seed of the run: initial weights, order, augmentation, dropout.
         device: where to train.
         attack: makes the images of adversarial training, if the parameters ask for it.
+        augmentation: corrupts training images, if the parameters ask for it.
     """
 
     def __init__(
@@ -129,6 +132,7 @@ class TrainingJob:
         seed: int,
         device: str,
         attack: TrainingAttack | None = None,
+        augmentation: Augmentation | None = None,
     ) -> None:
         self.model, self.train, self.val = model, train, val
         self.params, self.seed, self.device = params, seed, torch.device(device)
@@ -137,6 +141,13 @@ class TrainingJob:
             raise InputError(
                 "The attack parameter of TrainingJob must be an attack where training.adversarial asks for one. "
                 "Got None instead; pass attacks.training.training_attack(params.adversarial)."
+            )
+        self.augmentation = augmentation if params.corruptions.active else None
+        if params.corruptions.active and (augmentation is None or train.is_signal):
+            raise InputError(
+                "The augmentation parameter of TrainingJob must be corruptions of images where training.corruptions "
+                f"asks for them. Got {'signals' if train.is_signal else None} instead; pass images and "
+                "corruptions.augment.training_corruptions(table, names)."
             )
 
     def write(self, folder: Path) -> None:
@@ -193,7 +204,7 @@ class _Run:
         self.model, self.train, self.val = model.to(job.device), train, val
         self.phases = Phases(model, job.params.frozen_to, job.params.head_epochs)
         self.optimizer = make_optimizer(model, job.params)
-        self.attack, adversarial = job.attack, job.params.adversarial
+        self.attack, self.augmentation, adversarial = job.attack, job.augmentation, job.params.adversarial
         self.free = FreeSteps(job.attack, adversarial.steps) if job.attack and adversarial.method == "free" else None
         self.identity = json.dumps(description, sort_keys=True)
         info, weighted = train.info, job.params.class_weights
@@ -260,6 +271,8 @@ class _Run:
                     group["lr"] = self.params.lr_at(epoch, i / len(batches))
                 images = self.train.tensor(rows)
                 images = images if flips is None else flip(images, flips[rows])
+                if self.augmentation is not None:
+                    images = self.augmentation(images, self.train.sample_ids[rows], self.seed, epoch)
                 labels = torch.from_numpy(self.train.labels[rows]).to(self.device)
                 logits.append(self._step(images.to(self.device), labels, self.train.sample_ids[rows], epoch))
                 bar.update(len(rows))

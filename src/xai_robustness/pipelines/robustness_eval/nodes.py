@@ -19,9 +19,10 @@ from xai_robustness.figures.robustness_table import table_figure
 from xai_robustness.figures.style import blank
 from xai_robustness.mitigation.job import load_corrected
 from xai_robustness.models.saved import Classifier
-from xai_robustness.models.training import predict_logits
-from xai_robustness.models.zoo import inspected_layers
+from xai_robustness.models.training import TrainingParams, predict_logits
+from xai_robustness.models.zoo import ModelParams, inspected_layers
 from xai_robustness.robustness.attacked import attack_rows
+from xai_robustness.robustness.comparisons import ComparisonJob, ComparisonParams, load_compared
 from xai_robustness.robustness.corrupted_sets import ExportJob, corrupted_job, export_job
 from xai_robustness.robustness.corruption import (
     agreement_metrics,
@@ -39,8 +40,27 @@ Sets = dict[str, ImageSet]
 REFERENCE = "vanilla"
 
 
+def train_comparisons(
+    images_fit: Sets,
+    classifier: Classifier,
+    comparisons: ComparisonParams,
+    model: ModelParams,
+    training: TrainingParams,
+    seed: int,
+    device: str,
+) -> ComparisonJob:
+    """Train the models that the one table sets beside the others, on the same biased images; none by default."""
+    train, val = images_fit["train/biased"], images_fit["val/biased"]
+    start = classifier.folder / "model.safetensors"
+    return ComparisonJob(comparisons, model, training, train, val, start, seed, device)
+
+
 def _models(
-    classifier: Classifier, corrected_classifiers: Path, selection: dict[str, Any], rows: str = "best"
+    classifier: Classifier,
+    corrected_classifiers: Path,
+    selection: dict[str, Any],
+    compared_classifiers: Path,
+    rows: str = "best",
 ) -> dict[str, nn.Sequential]:
     models: dict[str, nn.Sequential] = {REFERENCE: classifier.model}
     loaders = load_corrected(corrected_classifiers)
@@ -49,20 +69,21 @@ def _models(
     if rows == "each":
         others = [name for name in selection["best_by_method"].values() if name != selection["best"]]
         models |= {name: loaders[name]() for name in others}
-    return models
+    return models | load_compared(compared_classifiers)
 
 
 def evaluate_corruptions(
     classifier: Classifier,
     corrected_classifiers: Path,
     selection: dict[str, Any],
+    compared_classifiers: Path,
     images_report: Sets,
     params: RobustnessParams,
     seed: int,
     device: str,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Predict the corrupted clean test images, and the attacked ones, before and after correction."""
-    models = _models(classifier, corrected_classifiers, selection, params.rows)
+    models = _models(classifier, corrected_classifiers, selection, compared_classifiers, params.rows)
     clean = images_report["test/clean"]
     logits = corruption_logits(models, clean, params, seed, device)
     labels, task = drawn(clean, params.n_predicted, "predicted", seed).labels, clean.info.task
@@ -78,13 +99,14 @@ def measure_agreement(
     classifier: Classifier,
     corrected_classifiers: Path,
     selection: dict[str, Any],
+    compared_classifiers: Path,
     images_report: Sets,
     params: RobustnessParams,
     seed: int,
     device: str,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Compare explanations of clean and corrupted images before and after correction."""
-    models = _models(classifier, corrected_classifiers, selection, params.rows)
+    models = _models(classifier, corrected_classifiers, selection, compared_classifiers, params.rows)
     layer = inspected_layers(classifier.model)[-1]
     return agreement_metrics(models, images_report["test/clean"], params, seed, device, layer)
 
@@ -93,13 +115,14 @@ def measure_attacks(
     classifier: Classifier,
     corrected_classifiers: Path,
     selection: dict[str, Any],
+    compared_classifiers: Path,
     images_report: Sets,
     params: RobustnessParams,
     seed: int,
     device: str,
 ) -> pd.DataFrame:
     """Robust accuracy, explanations under attack and sharpness; empty unless the parameters ask for them."""
-    models = _models(classifier, corrected_classifiers, selection, params.rows)
+    models = _models(classifier, corrected_classifiers, selection, compared_classifiers, params.rows)
     return attack_rows(models, images_report["test/clean"], params, REFERENCE, seed, device)
 
 

@@ -8,11 +8,18 @@ from xai_robustness.pipelines.wiring import stage
 
 def create_pipeline() -> Pipeline:
     """Predictions and explanations under corruptions, before and after correction."""
-    common = ["classifier", "corrected_classifiers", "selection", "images_report"]
+    common = ["classifier", "corrected_classifiers", "selection", "compared_classifiers", "images_report"]
+    training = ["params:comparisons", "params:model", "params:training", "params:seed", "params:device"]
     params, seed, device = "params:robustness_eval", "params:seed", "params:device"
     return stage(
         "robustness_eval",
         [
+            node(
+                nodes.train_comparisons,
+                ["images_fit", "classifier", *training],
+                "compared_classifiers",
+                name="train_comparisons",
+            ),
             node(
                 nodes.evaluate_corruptions,
                 [*common, params, seed, device],

@@ -4,6 +4,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from xai_robustness.attacks.training import training_attack
+from xai_robustness.corruptions.augment import training_corruptions
 from xai_robustness.datasets.base import ImageSet
 from xai_robustness.figures.training import curves
 from xai_robustness.metrics.classification import classification_metrics
@@ -20,7 +21,9 @@ def train_classifier(
 ) -> TrainingJob:
     """Train on the biased training images, stop early on the biased validation images."""
     attack = training_attack(training.adversarial)
-    return TrainingJob(model, images_fit["train/biased"], images_fit["val/biased"], training, seed, device, attack)
+    corruptions = training_corruptions(training.corruptions.table, training.corruptions.names)
+    train, val = images_fit["train/biased"], images_fit["val/biased"]
+    return TrainingJob(model, train, val, training, seed, device, attack, corruptions)
 
 
 def train_part_classifiers(
@@ -28,7 +31,9 @@ def train_part_classifiers(
 ) -> PartsJob:
     """Train one model on each of several disjoint parts of the training images, where the parameters ask for them."""
     attack = training_attack(training.adversarial)
-    return PartsJob(model, images_fit["train/biased"], images_fit["val/biased"], training, parts, seed, device, attack)
+    corruptions = training_corruptions(training.corruptions.table, training.corruptions.names)
+    train, val = images_fit["train/biased"], images_fit["val/biased"]
+    return PartsJob(model, train, val, training, parts, seed, device, attack, corruptions)
 
 
 def evaluate_classifier(
