@@ -123,7 +123,7 @@ def training(given: argparse.Namespace) -> Any:
         found: dict[str, Any] = {"method": given.method, "epochs": given.epochs, "eps": EPS}
         for key, model in models.items():
             attacks = {
-                f"pgd_linf_{eps:.4g}": robust_accuracy(model, data["test"], PGD(make_budget("linf", eps), 30), seed)
+                f"pgd_linf_{eps:.4g}": robust_accuracy(model, data["test"], PGD(make_budget("linf", eps), 10), seed)
                 for eps in (EPS / 2, EPS)
             }
             found[key] = robustness_table(attacks).to_dict("records")
