@@ -74,6 +74,9 @@ def test_without_candidates_nothing_is_corrected():
     assert (found.best, found.status) == (None, "no candidate")
     said = verdict(table(), EMPTY, found.to_json(), PARAMS, split="val")
     assert said["selected"] is None and said["sentence"].startswith("Nothing was corrected.")
+    assert said["sentence"].endswith("from clean to attacked, which is certain.")
+    calm = verdict(table(sure=False), EMPTY, found.to_json(), PARAMS, split="val")["sentence"]
+    assert calm.endswith("from clean to attacked, which is no certain gap.")
 
 
 def test_among_equals_the_cleaner_then_the_gentler_is_taken():

@@ -168,10 +168,10 @@ def verdict(
     }
     best = selection["best"]
     result = {"status": selection["status"], "sentence": selection["reason"], "selected": None, "metrics": metrics}
-    best = selection["best"]
     result |= {"schema": SCHEMA, "criteria": [], "evidence": _evidence(rows, tcav_metrics, best, split)}
     if best is None:
-        return result | {"sentence": f"Nothing was corrected. {selection['reason']}"}
+        left = _row(rows, REFERENCE, f"{split}/attacked/{METRIC}_gap")
+        return result | {"sentence": f"Nothing was corrected. {selection['reason']} {_gap_left(left)}".strip()}
     about = correction_metrics[correction_metrics.candidate == best].iloc[0]
     strength = None if pd.isna(about.strength) else float(about.strength)
     chosen = {"candidate": best, "method": about.method, "layer": about.layer or None, "strength": strength}
@@ -230,6 +230,13 @@ def _sentence(
         f"{100 * attacked['difference_low']:+.1f} to {100 * attacked['difference_high']:+.1f}){share}, "
         f"and changes it on clean ones by {100 * clean['difference']:+.1f} points."
     )
+
+
+def _gap_left(gap: Mapping[str, float]) -> str:
+    if math.isnan(gap["ci_low"]):
+        return ""
+    certain = "which is certain" if gap["ci_low"] > 0 else "which is no certain gap"
+    return f"On test images the uncorrected model loses {_points(gap)}, from clean to attacked, {certain}."
 
 
 def _nulls(row: Mapping[str, float]) -> dict[str, float | None]:
