@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from xai_robustness.study import QUANTITIES, aggregate, student, text_table
+from xai_robustness.study import QUANTITIES, aggregate, control_row, control_sentence, student, text_table
 
 
 def test_student_is_scipys_interval():
@@ -43,3 +43,14 @@ def test_what_each_seed_selected_stands_first_and_failures_stay_in_the_table():
 def test_nothing_selected_in_any_seed():
     table = aggregate(results().assign(selected=False))
     assert table.candidate.tolist() == ["vanilla", "rrr-1"]
+
+
+def test_the_control_has_a_row_of_its_own_and_its_gap_is_taken_off_seed_by_seed():
+    study = results().assign(gap=[0.3, 0.3, 0.2, 0.2, 0.4, 0.4])
+    controls = results().query("candidate == 'vanilla'").assign(gap=[0.02, -0.01, 0.02])
+    row = control_row(controls)
+    assert row.candidate.tolist() == ["control (rate 0)"] and row.method.tolist() == ["corrected in 0 of 3 seeds"]
+    assert row.gap.tolist() == pytest.approx([0.01])
+    left = student(np.array([0.28, 0.21, 0.38]))
+    assert "{:.3f} [{:.3f}, {:.3f}] of the study's gap".format(*left) in control_sentence(study, controls)
+    assert control_row(results()).method.tolist() == ["corrected in 2 of 3 seeds"]

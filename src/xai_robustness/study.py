@@ -20,41 +20,82 @@ from xai_robustness.session import IncrementalSession
 
 log = logging.getLogger(__name__)
 SUBJECT = ["candidate", "method", "layer", "strength"]
+CONTROL = "control (rate 0)"
 QUANTITIES = ["clean", "attacked", "gap", "gap_recovered", "clean_loss", "artifact_relevance"]
 
 
 @click.command()
 @click.option("--env", default="base", help="The study's folder below conf/; base is the phantom study.")
 @click.option("--seeds", default="0 1 2", help="Seeds, separated by spaces.")
+@click.option("--control", is_flag=True, help="Run each seed also with artifact.rate 0, and compare the gaps.")
 @click.option("--params", default="", callback=_split_params, help="Further parameters, as for kedro run.")
-def main(env: str, seeds: str, params: dict[str, Any]) -> None:
+def main(env: str, seeds: str, control: bool, params: dict[str, Any]) -> None:
     """Run a study for each seed, reusing what is current, and write and print its summary."""
     project = find_kedro_project(Path.cwd()) or Path.cwd()
     bootstrap_project(project)
-    tables, failed = [], []
+    tables: list[pd.DataFrame] = []
+    controls: list[pd.DataFrame] = []
+    failed: list[str] = []
     for seed in [int(word) for word in seeds.replace(",", " ").split()]:
-        try:
+        for kind, kept in [("seed", tables), *([("control of seed", controls)] if control else [])]:
             runtime = {**params, "seed": seed}
-            session = cast(IncrementalSession, IncrementalSession.create(project, env=env, runtime_params=runtime))
-            with session:
-                session.run()
-                tables.append(seed_results(session.finished_catalog()).assign(seed=seed))
-                study = session.study
-        except Exception as error:
-            log.exception("Seed %d failed", seed)
-            failed.append(f"seed {seed}: {error}")
+            if kept is controls:
+                runtime["artifact"] = {**params.get("artifact", {}), "rate": 0.0}
+            try:
+                study, found = _run(project, env, runtime)
+                kept.append(found.assign(seed=seed))
+            except Exception as error:
+                log.exception("%s %d failed", kind.capitalize(), seed)
+                failed.append(f"{kind} {seed}: {error}")
     if not tables:
         raise click.ClickException("No seed finished. " + " ".join(failed))
     results = pd.concat(tables, ignore_index=True)
-    table = aggregate(results)
+    table, words = aggregate(results), ""
+    if controls:
+        control_results = pd.concat(controls, ignore_index=True)
+        table = pd.concat([table, control_row(control_results)], ignore_index=True)
+        words = control_sentence(results, control_results)
+        uncorrected = control_results[control_results.candidate == "vanilla"].assign(candidate=CONTROL)
+        results = pd.concat([results, uncorrected], ignore_index=True)
     folder = project / "data" / "08_reporting" / study
     write(folder, results, table, failed)
     done = ", ".join(map(str, sorted(results.seed.unique())))
     click.echo(f"\nStudy {study}, seeds {done}; test images; mean over seeds [95 % interval]\n")
     click.echo(text_table(table).to_string(index=False))
-    click.echo(f"\n{folder / 'summary.csv'}\n{folder / 'summary.md'}\n{folder / 'summary.png'}")
+    click.echo(f"\n{words}\n" if words else "")
+    click.echo(f"{folder / 'summary.csv'}\n{folder / 'summary.md'}\n{folder / 'summary.png'}")
     if failed:
         raise click.ClickException("Some seeds failed: " + " ".join(failed))
+
+
+def _run(project: Path, env: str, runtime: dict[str, Any]) -> tuple[str, pd.DataFrame]:
+    """Name of the study and `seed_results` of one run."""
+    session = cast(IncrementalSession, IncrementalSession.create(project, env=env, runtime_params=runtime))
+    with session:
+        session.run()
+        return session.study, seed_results(session.finished_catalog())
+
+
+def control_row(controls: pd.DataFrame) -> pd.DataFrame:
+    """The row of the summary for runs without the artifact in training: the uncorrected models, and what was corrected.
+
+    Args:
+        controls: `seed_results` of the controls, with a column seed.
+    """
+    table = aggregate(controls[controls.candidate == "vanilla"].assign(selected=False))
+    corrected = int(controls.groupby("seed").selected.any().sum())
+    return table.assign(candidate=CONTROL, method=f"corrected in {corrected} of {controls.seed.nunique()} seeds")
+
+
+def control_sentence(results: pd.DataFrame, controls: pd.DataFrame) -> str:
+    """How large the gap of the control is, and how much of the study's gap is left without it, paired by seed."""
+    gaps, own = (t[t.candidate == "vanilla"].set_index("seed").gap.sort_index() for t in (results, controls))
+    both = gaps.index.intersection(own.index)
+    found, left = student(own.to_numpy()), student((gaps.loc[both] - own.loc[both]).to_numpy())
+    return (
+        f"Without the artifact in training the gap is {_cell(*found)}; "
+        f"{_cell(*left)} of the study's gap is there because of it (differences within a seed)."
+    )
 
 
 def aggregate(results: pd.DataFrame) -> pd.DataFrame:
