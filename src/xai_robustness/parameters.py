@@ -120,6 +120,7 @@ def files_of(params: StudyParams, key: str) -> dict[str, str]:
     named = {
         "training": (params.training.checkpoint, params.training.start),
         "comparisons": params.comparisons.files,
+        "reveal": (params.reveal.neurons.spurious,),
         "sample_retrieval": (retrieval.review.csv, retrieval.cavs.given),
     }
     return {f"file:{name}": _content(Path(name)) for name in named.get(key, ()) if name}

@@ -15,6 +15,7 @@ from xai_robustness.concepts.embedding import (
     spectral_embedding,
     two_dimensional,
 )
+from xai_robustness.concepts.neuron_views import NeuronParams
 from xai_robustness.concepts.samples import LatentsReader, sample_table
 from xai_robustness.concepts.separability import (
     fisher_projection,
@@ -67,6 +68,7 @@ class RevealParams(Params):
     variant: str = Field("total", description="what of the input heatmaps is compared, a variant of SpRAy")
     prototypes: int = Field(4, ge=0, description="prototypes of each class in the last layer; 0: none")
     suspicion: SuspicionParams = Field(default_factory=SuspicionParams, description="the one list of all suspects")
+    neurons: NeuronParams = Field(default_factory=NeuronParams, description="the model's perspective")
     layout: Literal["tsne", "umap", "eigenvectors"] = Field("tsne", description="two-dimensional layout of the figures")
     virelay: bool = Field(False, description="write a project that ViRelAy opens; needs h5py")
 

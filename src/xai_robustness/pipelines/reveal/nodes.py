@@ -1,11 +1,14 @@
 """Nodes of reveal."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from xai_robustness.attribution.latents import Latents
 from xai_robustness.concepts.image_properties import image_properties, label_associations
+from xai_robustness.concepts.neuron_views import marked_neurons, neuron_references, rank_neurons
 from xai_robustness.concepts.prototypes import PROTOTYPE_COLUMNS, fit_prototypes, prototype_table
 from xai_robustness.concepts.separability import latent_features
 from xai_robustness.concepts.spectral import RevealParams, evaluate_suspects, find_suspects
@@ -13,6 +16,8 @@ from xai_robustness.concepts.suspicion import rank_all
 from xai_robustness.concepts.virelay import VirelayJob
 from xai_robustness.datasets.base import ImageSet, take
 from xai_robustness.figures.reveal import embedding_figure, prototype_figure
+from xai_robustness.models.saved import Classifier
+from xai_robustness.pipelines.reveal.concepts import draw_glocal, draw_neurons
 
 THUMBNAILS = 6
 
@@ -84,6 +89,42 @@ def plot_prototypes(prototypes: pd.DataFrame, images_fit: dict[str, ImageSet]) -
 def score_suspects(suspects: pd.DataFrame, suspect_members: pd.DataFrame, artifact_truth: pd.DataFrame) -> pd.DataFrame:
     """Precision and recall of every suspect where the truth is known; reported, never used."""
     return evaluate_suspects(suspects, suspect_members, artifact_truth)
+
+
+def order_neurons(
+    latents: Latents, classifier: Classifier, images_fit: dict[str, ImageSet], params: RevealParams, seed: int
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Rank the neurons, find their reference samples, and keep those that a person has ticked."""
+    own = params.neurons
+    model = classifier.model if own.references == "synthetic" else None
+    shape = images_fit["train/biased"].image_shape
+    ticked = pd.read_csv(Path(own.spurious)) if own.spurious else None
+    marked = marked_neurons(ticked, latents, Path(own.spurious or "").name)
+    ranking = rank_neurons(latents, own, params.layout, seed, model, shape)
+    return ranking, neuron_references(latents, own), marked
+
+
+def plot_neurons(
+    neuron_ranking: pd.DataFrame,
+    neuron_references: pd.DataFrame,
+    spurious_neurons: pd.DataFrame,
+    suspects: pd.DataFrame,
+    suspect_members: pd.DataFrame,
+    latents: Latents,
+    classifier: Classifier,
+    images_fit: dict[str, ImageSet],
+    params: RevealParams,
+    device: str,
+) -> tuple[Figure, Figure]:
+    """Draw what the first neurons answer to, and take the most typical sample of the first suspect apart."""
+    images = images_fit["train/biased"]
+    gallery = draw_neurons(
+        neuron_ranking, neuron_references, spurious_neurons, latents, classifier.model, images, params.neurons, device
+    )
+    first = suspects.sort_values("rank")["suspect"].iloc[:1]
+    own = suspect_members.loc[suspect_members["suspect"].isin(first), "sample_id"].iloc[:1]
+    glocal = draw_glocal(own, neuron_references, latents, classifier.model, images, params.neurons, device)
+    return gallery, glocal
 
 
 def export_virelay(

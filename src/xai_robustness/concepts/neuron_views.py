@@ -1,0 +1,216 @@
+"""The model's perspective: which neurons of a layer stand apart, and which samples show what they answer to."""
+
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import nn
+
+from xai_robustness.concepts.dora import activation_vectors, directions_of, synthesize, top_references
+from xai_robustness.concepts.embedding import two_dimensional
+from xai_robustness.concepts.outliers import find_outliers, outlier_factor
+from xai_robustness.concepts.samples import LatentsReader
+from xai_robustness.concepts.separability import latent_features
+from xai_robustness.models.modes import borrow
+from xai_robustness.models.taps import pool, tap
+from xai_robustness.randomness import numpy_rng
+from xai_robustness.types import InputError, Params
+
+RANKING_COLUMNS = ("layer", "neuron", "rank", "dora", "dora_p", "relevance_pattern", "activation_pattern") + (
+    "pattern_class",
+    "mean_relevance",
+    "x",
+    "y",
+)
+REFERENCE_COLUMNS = ("layer", "neuron", "by", "place", "sample_id", "score")
+MARKED_COLUMNS = ("model", "layer", "neuron")
+BATCH = 128
+
+
+class NeuronParams(Params):
+    """Which neurons are looked at, and what is shown of them."""
+
+    layers: tuple[str, ...] = Field((), description="layers whose neurons are ranked; empty: the last one inspected")
+    references: Literal["relevance", "activation", "synthetic"] = Field(
+        "relevance", description="what stands for a neuron in DORA: its samples, or images made for it (slow)"
+    )
+    count: int = Field(6, ge=1, le=40, description="reference samples of each neuron")
+    n_null: int = Field(9, ge=1, le=200, description="structureless layers behind the p-value of an outlier")
+    rank_by: Literal["dora", "relevance_pattern", "activation_pattern"] = Field("dora", description="what ranks them")
+    shown: int = Field(4, ge=0, description="neurons in the gallery, with conditional heatmaps; 0: no gallery")
+    concepts: int = Field(3, ge=1, description="channels of the figure of one sample")
+    spurious: str | None = Field(None, description="table of neurons that a person ticked: model, layer, neuron")
+
+
+def rank_neurons(
+    latents: LatentsReader,
+    params: NeuronParams,
+    layout: str,
+    seed: int,
+    model: nn.Sequential | None = None,
+    image_shape: tuple[int, int, int] = (3, 28, 28),
+) -> pd.DataFrame:
+    """Neurons of each layer by how far they stand apart from the others of it.
+
+    `dora` is the local outlier factor among the extreme-activation distances [Bykov2023], with the p-value of a layer
+    of Gaussian vectors of the same covariance. The patterns are the relevances (or activations) of a neuron over the
+    samples of a class, scaled to length 1, so that distances are those of the cosine [Achtibat2023]; their factor is
+    the largest over the classes, `pattern_class` the class of the relevance pattern's. Silent neurons have none (NaN).
+
+    Args:
+        latents: of the biased train split.
+        params: see `NeuronParams`.
+        layout: "tsne", "umap" or "eigenvectors", for the points x and y.
+        seed: the run's seed.
+        model: needed for synthetic references alone.
+        image_shape: (C,H,W), for synthetic references alone.
+
+    Returns:
+        `RANKING_COLUMNS`, rank 1 first, layer by layer.
+
+    Raises:
+        InputError: a layer that the latents do not have.
+    """
+    tables = []
+    for layer in checked_layers(latents, params):
+        activations = latents.activations("train", layer, "mean")
+        vectors = _vectors(latents, layer, activations, params, seed, model, image_shape)
+        directions = directions_of(vectors)
+        rng = numpy_rng(seed, "neurons", layer)
+        found = find_outliers(directions, rng, n_null=params.n_null) if len(directions) >= 3 else None
+        points = two_dimensional(directions, layout, seed) if len(directions) >= 8 else np.zeros((len(directions), 2))
+        relevance, classes = _pattern(latents.relevances("train", layer, "sum"), latents.targets("train"))
+        table = pd.DataFrame(
+            {
+                "layer": layer,
+                "neuron": np.arange(len(vectors)),
+                "rank": 0,
+                "dora": found.factor if found else np.nan,
+                "dora_p": found.p_value if found else np.nan,
+                "relevance_pattern": relevance,
+                "activation_pattern": _pattern(activations, latents.targets("train"))[0],
+                "pattern_class": classes,
+                "mean_relevance": latent_features(latents.relevances("train", layer, "sum")).mean(0),
+                "x": points[:, 0],
+                "y": points[:, 1],
+            }
+        )
+        table = table.sort_values(params.rank_by, ascending=False, kind="stable", na_position="last")
+        tables.append(table.assign(rank=np.arange(1, len(table) + 1)))
+    return pd.concat(tables, ignore_index=True)[list(RANKING_COLUMNS)]
+
+
+def checked_layers(latents: LatentsReader, params: NeuronParams) -> tuple[str, ...]:
+    """The layers asked for, or the last one inspected; raises InputError that lists those there are."""
+    if unknown := [layer for layer in params.layers if layer not in latents.layers]:
+        raise InputError(
+            f"The reveal.neurons.layers parameter must name layers of the latents, which are "
+            f"{', '.join(latents.layers)}. Got '{unknown[0]}' instead."
+        )
+    return params.layers or latents.layers[-1:]
+
+
+def _vectors(
+    latents: LatentsReader,
+    layer: str,
+    activations: Float[np.ndarray, "n k"],
+    params: NeuronParams,
+    seed: int,
+    model: nn.Sequential | None,
+    image_shape: tuple[int, int, int],
+) -> Float[np.ndarray, "k k"]:
+    if params.references != "synthetic":
+        return activation_vectors(activations, top_references(_scores(latents, layer, params.references), params.count))
+    if model is None:
+        raise InputError(
+            "The model parameter of rank_neurons must be given for synthetic references. Got None instead."
+        )
+    k = activations.shape[1]
+    images, _ = synthesize(model, layer, np.arange(k), image_shape, seed, params.count)
+    flat = torch.from_numpy(images.reshape(-1, *image_shape))
+    device, parts = next(model.parameters()).device, []
+    with borrow(model), tap(model, [layer]) as outputs, torch.no_grad():
+        for start in range(0, len(flat), BATCH):
+            model(flat[start : start + BATCH].to(device))
+            parts.append(pool(outputs[layer], "mean").cpu().numpy())
+    return activation_vectors(np.concatenate(parts), np.arange(len(flat)).reshape(k, params.count))
+
+
+def _scores(latents: LatentsReader, layer: str, by: str) -> Float[np.ndarray, "n k"]:
+    if by == "relevance":
+        return latent_features(latents.relevances("train", layer, "sum"))
+    return latents.activations("train", layer, "max")
+
+
+def _pattern(values: Float[np.ndarray, "n k"], classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Largest local outlier factor (K,) of each neuron's pattern over the classes, and that class (-1: silent)."""
+    best, where = np.full(values.shape[1], np.nan), np.full(values.shape[1], -1)
+    for c in np.unique(classes):
+        x = np.asarray(values[classes == c], np.float64).T
+        alive = np.flatnonzero(np.abs(x).max(1) > 0)
+        if len(alive) < 3:
+            continue
+        factor = outlier_factor(x[alive] / np.linalg.norm(x[alive], axis=1, keepdims=True))
+        higher = ~(factor <= best[alive])
+        best[alive[higher]], where[alive[higher]] = factor[higher], c
+    return best, where
+
+
+def neuron_references(latents: LatentsReader, params: NeuronParams) -> pd.DataFrame:
+    """The samples with the most relevance (RelMax) and the most activation (ActMax) of every neuron.
+
+    Relevances are shares of their sample's absolute relevance in the layer, summed over positions; activations are
+    maxima over positions [Achtibat2023].
+
+    Returns:
+        `REFERENCE_COLUMNS`: `by` is relevance or activation, `place` counts from 0.
+    """
+    tables = []
+    ids = latents.sample_ids("train")
+    for layer in checked_layers(latents, params):
+        for by in ("relevance", "activation"):
+            scores = _scores(latents, layer, by)
+            top = top_references(scores, params.count)
+            k, count = top.shape
+            neuron = np.repeat(np.arange(k), count)
+            columns = {"layer": layer, "neuron": neuron, "by": by, "place": np.tile(np.arange(count), k)}
+            columns |= {"sample_id": ids[top.ravel()], "score": scores[top.ravel(), neuron]}
+            tables.append(pd.DataFrame(columns))
+    return pd.concat(tables, ignore_index=True)[list(REFERENCE_COLUMNS)]
+
+
+def marked_neurons(table: pd.DataFrame | None, latents: LatentsReader, name: str = "spurious") -> pd.DataFrame:
+    """Neurons that a person ticked, checked against the classifier and its layers.
+
+    Args:
+        table: `MARKED_COLUMNS`, or None.
+        latents: of the classifier in use.
+        name: what the table is called in messages.
+
+    Returns:
+        `MARKED_COLUMNS`, each neuron once.
+
+    Raises:
+        InputError: missing columns, neurons of another classifier, or that no layer has.
+    """
+    if table is None:
+        return pd.DataFrame(columns=list(MARKED_COLUMNS))
+    if missing := [column for column in MARKED_COLUMNS if column not in table]:
+        raise InputError(f"The table {name} must have the columns {', '.join(MARKED_COLUMNS)}. It lacks {missing}.")
+    if others := sorted(set(table["model"].astype(str)) - {latents.model}):
+        raise InputError(
+            f"The neurons in {name} must be of the classifier in use, {latents.model}. Got some of {others[0]}. "
+            "Tick them again in a run of this classifier."
+        )
+    for layer, own in table.groupby("layer"):
+        size = latents.activations("train", str(layer), "max").shape[1] if layer in latents.layers else 0
+        bad = [k for k in own["neuron"] if not (float(k).is_integer() and 0 <= k < size)]
+        if bad:
+            raise InputError(
+                f"The neurons in {name} must be channels of the layers {', '.join(latents.layers)}. "
+                f"Got {bad[0]} of '{layer}', which has {size}."
+            )
+    return table[list(MARKED_COLUMNS)].drop_duplicates(ignore_index=True).astype({"neuron": int})

@@ -1,0 +1,106 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.neighbors import LocalOutlierFactor
+from torch import nn
+
+from xai_robustness.concepts.dora import extreme_activation_distance
+from xai_robustness.concepts.neuron_views import (
+    RANKING_COLUMNS,
+    NeuronParams,
+    marked_neurons,
+    neuron_references,
+    rank_neurons,
+)
+from xai_robustness.types import InputError
+
+PARAMS = NeuronParams(layers=("late",), count=5, n_null=4)
+
+
+def factors(distances, neighbours=20):
+    return -LocalOutlierFactor(n_neighbors=neighbours, metric="precomputed").fit(distances).negative_outlier_factor_
+
+
+def test_dora_is_the_outlier_factor_among_extreme_activation_distances(latents):
+    table = rank_neurons(latents, PARAMS, "eigenvectors", seed=0).sort_values("neuron")
+    assert tuple(table.columns) == RANKING_COLUMNS and (table["layer"] == "late").all()
+    mean = latents.activations("train", "late", "mean").astype(float)
+    relevance = latents.relevances("train", "late", "sum").astype(float)
+    shares = relevance / np.abs(relevance).sum(1, keepdims=True)
+    vectors = np.stack([mean[np.argsort(-shares[:, k])[:5]].mean(0) for k in range(24)])
+    np.testing.assert_allclose(table["dora"], factors(extreme_activation_distance(vectors)), rtol=1e-6)
+    assert table["dora_p"].between(1 / 97, 1).all()
+    np.testing.assert_allclose(table["mean_relevance"], shares.mean(0), atol=1e-7)
+
+
+def test_patterns_are_compared_by_their_cosine_within_a_class(latents):
+    table = rank_neurons(latents, PARAMS, "eigenvectors", seed=0).sort_values("neuron")
+    classes, found = latents.labels("train"), []
+    for c in range(3):
+        x = latents.relevances("train", "late", "sum")[classes == c].astype(float).T
+        cosine = np.clip(x @ x.T / np.outer(*[np.linalg.norm(x, axis=1)] * 2), -1, 1)
+        found.append(factors(np.sqrt(2 - 2 * cosine)))
+    np.testing.assert_allclose(table["relevance_pattern"], np.max(found, 0), rtol=1e-4)
+    np.testing.assert_array_equal(table["pattern_class"], np.argmax(found, 0))
+
+
+def test_ranks_follow_the_chosen_measure_and_silent_neurons_come_last(latents, monkeypatch):
+    loud = type(latents).relevances
+
+    def silent(self, split, layer, pool):
+        x = loud(self, split, layer, pool)
+        x[:, 7] = 0
+        return x
+
+    monkeypatch.setattr(type(latents), "relevances", silent)
+    by = PARAMS.model_copy(update={"rank_by": "relevance_pattern"})
+    table = rank_neurons(latents, by, "eigenvectors", seed=0)
+    values = table["relevance_pattern"].to_numpy()
+    assert table["rank"].tolist() == list(range(1, 25)) and (np.diff(values[:-1]) <= 0).all()
+    assert table["neuron"].iloc[-1] == 7 and np.isnan(values[-1]) and table["pattern_class"].iloc[-1] == -1
+
+
+def test_references_are_the_samples_with_most_relevance_and_most_activation(latents):
+    table = neuron_references(latents, PARAMS)
+    assert len(table) == 24 * 2 * 5
+    own = table[(table["neuron"] == 9) & (table["by"] == "activation")].sort_values("place")
+    scores = latents.activations("train", "late", "max")[:, 9]
+    order = np.argsort(-scores, kind="stable")[:5]
+    np.testing.assert_array_equal(own["sample_id"], latents.sample_ids("train")[order])
+    np.testing.assert_allclose(own["score"], scores[order])
+    assert set(table.loc[(table["neuron"] == 9), "sample_id"]) <= set(
+        latents.sample_ids("train")[latents.has_artifact("train")]
+    )  # neuron 9 answers to the artifact alone
+
+
+def test_synthetic_references_come_from_the_model(latents):
+    torch.manual_seed(0)
+    model = nn.Sequential()
+    model.add_module("late", nn.Conv2d(1, 24, 3))
+    model.add_module("pooling", nn.AdaptiveAvgPool2d(1))
+    model.add_module("flat", nn.Flatten())
+    model.add_module("head", nn.Linear(24, 3))
+    params = NeuronParams(layers=("late",), references="synthetic", count=1, n_null=1)
+    table = rank_neurons(latents, params, "eigenvectors", 0, model, (1, 5, 5))
+    real = rank_neurons(latents, PARAMS, "eigenvectors", 0)
+    assert np.isfinite(table["dora"]).all() and not np.allclose(table["dora"], real["dora"])
+    with pytest.raises(InputError, match="synthetic"):
+        rank_neurons(latents, params, "eigenvectors", 0)
+
+
+def test_ticked_neurons_are_checked_against_the_classifier(latents):
+    ticked = pd.DataFrame({"model": "f1a9", "layer": ["late", "late", "early"], "neuron": [3, 3, 5]})
+    assert marked_neurons(ticked, latents)["neuron"].tolist() == [3, 5]
+    assert marked_neurons(None, latents).empty
+    for change, message in (
+        ({"model": "other"}, "classifier in use"),
+        ({"neuron": 24}, "which has 24"),
+        ({"layer": "x"}, "0"),
+    ):
+        with pytest.raises(InputError, match=message):
+            marked_neurons(ticked.assign(**change), latents)
+    with pytest.raises(InputError, match="lacks"):
+        marked_neurons(ticked.drop(columns="layer"), latents)
+    with pytest.raises(InputError, match="early, late"):
+        rank_neurons(latents, NeuronParams(layers=("middle",)), "eigenvectors", 0)
