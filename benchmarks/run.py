@@ -84,7 +84,15 @@ def concepts(runs: int) -> list[dict[str, object]]:
     return run(runs)
 
 
+def agreement(runs: int) -> list[dict[str, object]]:
+    """Explanations of clean and corrupted images compared in one job, against pair after pair; see agreement.py."""
+    from agreement import rows
+
+    return rows(runs)
+
+
 TOPICS = {
+    "agreement": agreement,
     "concepts": concepts,
     "latents": latents,
     "ridge": ridge,

@@ -73,7 +73,7 @@ def test_noise_is_equal_in_law(name):
 @pytest.mark.parametrize("level", [0, 1, 128, 255])
 def test_poisson_draws_invert_the_distribution_function(scale, level):
     uniform = torch.rand(20_000, generator=torch.Generator().manual_seed(0)).clamp(max=1 - 1e-6)
-    ours = drawn_poisson(uniform, torch.full(uniform.shape, level), float(scale))
+    ours = drawn_poisson(uniform, torch.full(uniform.shape, level, dtype=torch.int32), float(scale))
     expected = poisson.ppf(uniform.double().numpy(), scale * level / 255).clip(min=0)
     assert np.array_equal(ours.numpy(), expected)
 

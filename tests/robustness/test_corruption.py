@@ -1,8 +1,12 @@
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from xai_robustness.attribution.base import Attributor
+from xai_robustness.attribution.many import count_passes
 from xai_robustness.robustness.corruption import agreement_metrics, corruption_logits, corruption_metrics
 from xai_robustness.robustness.params import SEVERITIES, RobustnessParams
 from xai_robustness.types import InputError
@@ -60,6 +64,27 @@ def test_every_version_of_every_image_is_explained_once_for_each_method(images, 
     versions = 1 + 2 * len(SEVERITIES)
     checks = versions - 1  # attribute_many passes one image to check the targets, which the clean version has not
     assert counted.seen == 10 * versions + checks  # both methods share one pass
+
+
+def test_ten_methods_explain_every_version_once_and_share_their_passes(images, model, monkeypatch):
+    seen, original = Counter(), Attributor.explain
+
+    def explain(self, shared):
+        seen[type(self).__name__] += len(shared.images)
+        return original(self, shared)
+
+    monkeypatch.setattr(Attributor, "explain", explain)
+    alone = ("guided_backprop", "deconvolution", "integrated_gradients", "deeplift")
+    shared = ("saliency", "input_x_gradient", "grad_cam", "grad_cam_plus_plus", "xgrad_cam", "layer_cam")
+    params = RobustnessParams(corruptions=["contrast"], methods=[*shared, *alone], n_explained=4, ig_steps=2)
+    agreement_metrics({"vanilla": model}, images, params, 0, "cpu", "layer3")
+    versions = 1 + len(SEVERITIES)
+    assert len(seen) == 10 and set(seen.values()) == {4 * versions}
+    with count_passes(model) as passes:
+        params = RobustnessParams(corruptions=["contrast"], methods=list(shared), n_explained=4)
+        agreement_metrics({"vanilla": model}, images, params, 0, "cpu", "layer4")
+    checks = versions - 1  # attribute_many passes one image to check the targets, which the clean version has not
+    assert passes.samples == 4 * versions * 2 + checks  # one pass for two gradients, one for four maps
 
 
 def test_agreement_does_not_depend_on_the_batch_and_tells_kept_from_changed(images, model):

@@ -65,13 +65,19 @@ class LayerMap(Attributor):
         return {layer: torch.cat([part[layer] for part in parts]) for layer in layers}
 
     def attribute(self, images: Float[Tensor, "b c ..."], targets: Int64[Tensor, " b"]) -> Float[Tensor, "b 1 ..."]:
-        """Maps of one batch, one channel."""
-        return self._batch(images, targets, [self.layer])[self.layer]
+        """Maps of one batch, one channel; methods that explain the target logit at the same layer share one pass."""
+        shared = type(self).objective is LayerMap.objective and type(self).evidence is LayerMap.evidence
+        key = ("evidence", self.layer, None if shared else id(self))
+        if key not in self.notes:
+            self.notes[key] = self.evidence(images, targets, [self.layer])
+        return self._maps(self.notes[key], images.shape[1:])[self.layer]
 
     def _batch(self, images: Tensor, targets: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-        shape = images.shape[1:]
+        return self._maps(self.evidence(images, targets, layers), images.shape[1:])
+
+    def _maps(self, evidence: Evidence, shape: torch.Size) -> dict[str, Tensor]:
         found = {}
-        for layer, (activation, gradient) in self.evidence(images, targets, layers).items():
+        for layer, (activation, gradient) in evidence.items():
             small = self.combine(activation, gradient)
             found[layer] = upsample(small if self.signed else small.relu(), shape).detach()
         return found

@@ -3,7 +3,7 @@
 from functools import lru_cache
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int32
 from scipy.special import pdtr
 from torch import Tensor
 
@@ -47,23 +47,24 @@ class ShotNoise(Corruption):
     def apply(self, images: Images, constant: float, generators: Generators) -> Images:
         """Count photons."""
         uniform = draw(generators, tuple(images.shape[1:]), images, normal=False)
-        levels = (images * 255).round().to(torch.int64)
+        levels = (images * 255).round().int()
         return poisson(uniform, levels, float(constant)).to(images) / constant
 
 
-def poisson(uniform: Float[Tensor, "..."], levels: Int64[Tensor, "..."], scale: float) -> Int64[Tensor, "..."]:
+def poisson(uniform: Float[Tensor, "..."], levels: Int32[Tensor, "..."], scale: float) -> Int32[Tensor, "..."]:
     """Poisson counts of mean `scale * levels / 255` by inversion of the distribution function at `uniform`.
 
     A guide table answers at once wherever no step of the distribution function lies in the uniform number's bin; the
     few others are searched, so that the law is exact.
     """
     guide, steps = (part.to(uniform.device) for part in _poisson_tables(scale))
-    counts = guide[levels * BINS + (uniform * BINS).long()].long()
-    open_ = counts < 0
-    keys = levels[open_].double() + uniform[open_].double()
+    given, level = uniform.flatten(), levels.flatten()
+    counts = guide.index_select(0, (level * BINS).add_((given * BINS).int())).int()
+    open_ = (counts < 0).nonzero()[:, 0]
+    keys = level[open_].double() + given[open_].double()
     width = len(steps) // 256
-    counts[open_] = torch.searchsorted(steps, keys, right=True) - levels[open_] * width
-    return counts
+    counts[open_] = (torch.searchsorted(steps, keys, right=True) - level[open_] * width).int()
+    return counts.reshape(uniform.shape)
 
 
 @lru_cache(maxsize=16)
