@@ -1,9 +1,11 @@
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.metrics import balanced_accuracy_score
 
 from xai_robustness.corruptions.tables import MEDMNIST_C
 from xai_robustness.robustness.baselines import ALEXNET, ALEXNET_CLEAN
+from xai_robustness.robustness.page import robustness_html
 from xai_robustness.robustness.table import TABLE_COLUMNS, accuracy_rows, balanced_errors, sample_rows
 
 LABELS = np.arange(90) % 4
@@ -78,3 +80,14 @@ def test_rows_of_samples_leave_out_what_is_undefined_for_any_model():
     assert rows.n.tolist() == [18, 18] and rows.value["corrected"] == pytest.approx(0.35)
     assert rows.difference["corrected"] == pytest.approx(0.2) and rows.p_value["corrected"] < 0.01
     assert len(sample_rows({"vanilla": np.array([np.nan])}, "x", "vanilla")) == 0
+
+
+def test_the_page_holds_every_cell_and_marks_what_is_sure():
+    values = {"vanilla": np.zeros(40), "best_<b>": np.r_[np.ones(30), np.zeros(10)]}
+    same = {"vanilla": np.ones(40), "best_<b>": np.ones(40)}
+    rows = [sample_rows(values, "test/pgd/accuracy", "vanilla"), sample_rows(same, "test/noise/accuracy", "vanilla")]
+    page = robustness_html("a & b", pd.concat(rows), {"A figure": b"png"})
+    assert page.count("<td class=sure>") == 1 and "+0.750, p = 0.002" in page
+    assert "p = 1.000" in page and page.count("n = 40") == 2
+    assert "best &lt;b&gt;" in page and "a &amp; b" in page and "<b>" not in page
+    assert "data:image/png;base64,cG5n" in page and "<script" not in page

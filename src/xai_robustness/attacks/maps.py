@@ -198,8 +198,8 @@ for _kind in ("grad_cam", "grad_cam_plus_plus", "xgrad_cam", "layer_cam", "finer
     MAPS.register(_kind)(type(f"CamMap_{_kind}", (CamMap,), {"kind": _kind, "__doc__": ATTRIBUTORS[_kind].__doc__}))
 
 
-def make_map(name: str, **settings: Any) -> DifferentiableMap:
-    """The differentiable form of an attribution method.
+def checked_map(name: str) -> str:
+    """Return `name` if it is a method whose explanation can be attacked.
 
     Raises:
         InputError: a method that cannot be differentiated, or is unknown.
@@ -209,7 +209,16 @@ def make_map(name: str, **settings: Any) -> DifferentiableMap:
             f"The method parameter of an attack on explanations must be one that can be differentiated with respect to "
             f"the image. Got '{name}' instead; choose from: {', '.join(MAPS.names())}."
         )
-    found: DifferentiableMap = MAPS.create(name, **settings)
+    return MAPS.checked(name)
+
+
+def make_map(name: str, **settings: Any) -> DifferentiableMap:
+    """The differentiable form of an attribution method.
+
+    Raises:
+        InputError: a method that cannot be differentiated, or is unknown.
+    """
+    found: DifferentiableMap = MAPS.create(checked_map(name), **settings)
     return found
 
 

@@ -5,6 +5,9 @@ from matplotlib.figure import Figure
 
 from xai_robustness.figures.style import BLACK, blank, candidate_words, colours_of, errors, grid, styled, words
 
+COLUMNS = 5
+"""Panels in a row."""
+
 
 @styled
 def table_figure(robustness_table: pd.DataFrame) -> Figure:
@@ -14,8 +17,11 @@ def table_figure(robustness_table: pd.DataFrame) -> Figure:
     models = list(dict.fromkeys(robustness_table["model"]))
     metrics = list(dict.fromkeys(robustness_table["metric"]))
     colours = colours_of(models)
-    figure, axes = grid(1, len(metrics), 2.1, 0.7 + 0.32 * len(models), sharey=True)
-    for panel, metric in zip(axes[0], metrics):
+    columns = min(COLUMNS, len(metrics))
+    figure, axes = grid(-(-len(metrics) // columns), columns, 2.1, 0.75 + 0.32 * len(models), sharey=True)
+    for panel in axes.flat[len(metrics) :]:
+        panel.set_visible(False)
+    for panel, metric in zip(axes.flat, metrics):
         rows = robustness_table[robustness_table["metric"] == metric].set_index("model").reindex(models).reset_index()
         sizes = errors(rows)
         for place, row in rows.iterrows():
@@ -28,5 +34,5 @@ def table_figure(robustness_table: pd.DataFrame) -> Figure:
         panel.grid(axis="x")
         panel.grid(axis="y", visible=False)
     axes[0, 0].set_yticks(range(len(models)), [candidate_words(model) for model in models])
-    axes[0, 0].invert_yaxis()
+    axes[0, 0].set_ylim(len(models) - 0.5, -0.5)
     return figure

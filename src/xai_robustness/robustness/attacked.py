@@ -30,13 +30,13 @@ def attack_rows(
     Args:
         models: name -> classifier.
         images: clean test images.
-        params: `attacks` on predictions, `explanation_eps` for an attack on saliency, `sharpness`.
+        params: `attacks` on predictions, `explanation_eps` for attacks on `explanation_methods`, `sharpness`.
         reference: the model that differences are taken to.
         seed: seed of the run.
         device: where to compute.
 
     Returns:
-        As `table.accuracy_rows`: `test/<attack>/accuracy`; `test/saliency_attack/<agreement>` over the images whose
+        As `table.accuracy_rows`: `test/<attack>/accuracy`; `test/<method>_attack/<agreement>` over the images whose
         prediction the attack keeps in every model; `test/sharpness/<measure>` of saliency.
     """
     parts: list[pd.DataFrame] = []
@@ -48,12 +48,13 @@ def attack_rows(
         }
         parts.append(sample_rows(found, f"test/{asked.condition}/accuracy", reference, seed))
     explained = drawn(images, params.n_explained, "explained", seed)
-    if params.explanation_eps is not None:
-        attack = ExplanationAttack(make_budget("linf", params.explanation_eps), "saliency")
+    radius = params.explanation_eps
+    for method in params.explanation_methods if radius is not None else []:
+        attack = ExplanationAttack(make_budget("linf", radius or 0.0), method, steps=params.explanation_steps)
         tables = {n: attack_explanations(m, explained, attack, seed, device).samples for n, m in models.items()}
         for metric in ("spearman", "ssim", "topk_intersection"):
             values = {name: _of_attack(table, metric, explained) for name, table in tables.items()}
-            parts.append(sample_rows(values, f"test/saliency_attack/{metric}", reference, seed))
+            parts.append(sample_rows(values, f"test/{method}_attack/{metric}", reference, seed))
     if params.sharpness:
         sharp = {name: sharpness_values(m, explained, "saliency", device) for name, m in models.items()}
         for measure in sharp[reference]:

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from xai_robustness.attacks.maps import checked_map
 from xai_robustness.attacks.params import AttackParams
 from xai_robustness.attribution.base import ATTRIBUTORS
 from xai_robustness.corruptions import CORRUPTIONS
@@ -13,6 +14,7 @@ from xai_robustness.metrics.agreement import AGREEMENTS
 from xai_robustness.metrics.agreement_maps import MapParams
 from xai_robustness.metrics.ensembles import RULES
 from xai_robustness.metrics.patches import FILLS, PATCH_SIDES, Fill
+from xai_robustness.models.adversarial import check_eps
 from xai_robustness.types import NEUTRAL, InputError, Params, Split
 
 __all__ = ["CorruptedSetParams", "FaithfulnessParams", "LayerwiseParams", "RobustnessParams", "agreement_pairs"]
@@ -71,14 +73,30 @@ class RobustnessParams(Params):
     batch_size: Annotated[int, NEUTRAL] = Field(128, ge=1, description="images at once")
     attacks: list[AttackParams] = Field([], description="attacks on predictions that the one table reports")
     explanation_eps: float | None = Field(
-        None, gt=0, le=1, description="L-infinity radius in [0,1] of an attack on saliency that the table reports"
+        None, description="L-infinity radius in [0,1] of the attacks on explanations that the table reports; null: none"
     )
+    explanation_methods: list[str] = Field(["saliency"], description="methods that are attacked; differentiable ones")
+    explanation_steps: int = Field(100, ge=1, description="steps of an attack on explanations")
     sharpness: bool = Field(False, description="report the sharpness of saliency in the one table")
     layerwise: LayerwiseParams = Field(default_factory=LayerwiseParams)
     faithfulness: FaithfulnessParams = Field(default_factory=FaithfulnessParams)
     corrupted_sets: CorruptedSetParams = Field(default_factory=CorruptedSetParams)
 
-    @field_validator("methods", "agreements")
+    @field_validator("explanation_eps")
+    @classmethod
+    def _radius(cls, eps: float | None) -> float | None:
+        if eps is None:
+            return None
+        if eps == 0:
+            raise InputError("The explanation_eps parameter must be above 0. Got 0 instead; null attacks nothing.")
+        return check_eps(eps, "linf", "the attack on explanations")
+
+    @field_validator("explanation_methods")
+    @classmethod
+    def _differentiable(cls, names: list[str]) -> list[str]:
+        return [checked_map(name) for name in names]
+
+    @field_validator("methods", "agreements", "explanation_methods")
     @classmethod
     def _some(cls, names: list[str]) -> list[str]:
         if not names:

@@ -33,6 +33,7 @@ from xai_robustness.robustness.corruption import (
 )
 from xai_robustness.robustness.faithfulness import COLUMNS, faithfulness_metrics
 from xai_robustness.robustness.layerwise import LAYERWISE_COLUMNS, eight_layers, layerwise_metrics, layerwise_samples
+from xai_robustness.robustness.page import robustness_html
 from xai_robustness.robustness.params import SEVERITIES, RobustnessParams
 from xai_robustness.robustness.table import accuracy_rows, sample_rows
 
@@ -137,6 +138,26 @@ def tabulate_robustness(
         parts.append(sample_rows(values, f"test/corrupted/{metric}", REFERENCE, seed))
     table = pd.concat([part for part in parts if len(part)], ignore_index=True)
     return table, table_figure(table)
+
+
+def write_robustness_page(
+    study: str,
+    robustness_table: pd.DataFrame,
+    robustness_figure: bytes,
+    corruption_figure: bytes,
+    agreement_figure: bytes,
+    corruption_sheet: bytes,
+) -> str:
+    """Put the one table and its figures on one page."""
+    figures = {
+        "The same table as a figure; filled where the paired difference to the uncorrected model has p < 0.05": (
+            robustness_figure
+        ),
+        "Balanced accuracy by corruption and severity": corruption_figure,
+        "Agreement of explanations of clean and corrupted images by severity": agreement_figure,
+        "The corruptions at their severities": corruption_sheet,
+    }
+    return robustness_html(study, robustness_table, figures)
 
 
 def plot_robustness(corruption_metrics: pd.DataFrame, agreement_metrics: pd.DataFrame) -> tuple[Figure, Figure]:

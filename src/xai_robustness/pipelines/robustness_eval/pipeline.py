@@ -47,6 +47,15 @@ def create_pipeline() -> Pipeline:
             ),
             node(nodes.plot_corruptions, ["images_report", params, seed], "corruption_sheet", name="plot_corruptions"),
             node(
+                nodes.write_robustness_page,
+                [
+                    *["params:study", "robustness_table", "robustness_figure"],
+                    *["corruption_figure", "agreement_figure", "corruption_sheet"],
+                ],
+                "robustness_page",
+                name="write_robustness_page",
+            ),
+            node(
                 nodes.study_layers,
                 ["classifier", "images_report", params, seed, device],
                 ["layerwise_metrics", *(f"layerwise_{name}_figure" for name in LAYERWISE)],
