@@ -1,5 +1,6 @@
 """Promises of every registered attribution method, at its default options."""
 
+import gc
 from collections import OrderedDict
 from typing import Any
 
@@ -73,6 +74,21 @@ def test_shape_and_values(name: str) -> None:
     assert torch.isfinite(found).all() and found.abs().max() > 0 and not found.requires_grad
     assert torch.equal(x, given) and not x.requires_grad
     assert not attributor.targeted or not torch.allclose(attributor(x, (TARGETS + 1) % 3), found)
+
+
+def live_tensors() -> int:
+    gc.collect()
+    return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
+
+
+@pytest.mark.parametrize("name", ATTRIBUTORS)
+def test_nothing_of_a_pass_is_kept(name: str) -> None:
+    attributor, x = create(name, build(name)), images(5)
+    attributor(x, TARGETS)
+    before = live_tensors()
+    for _ in range(2):
+        attributor(x, TARGETS)
+    assert live_tensors() == before
 
 
 @pytest.mark.parametrize("name", ATTRIBUTORS)
