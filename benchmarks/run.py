@@ -106,8 +106,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("topics", nargs="*", default=[], help=f"of {', '.join(TOPICS)}; all by default")
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(given.threads)
     for topic in given.topics or TOPICS:
         rows = TOPICS[topic](given.runs)
         machine = {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}

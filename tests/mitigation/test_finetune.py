@@ -62,7 +62,7 @@ def test_strength_scales_the_penalty(material):
 def test_the_given_model_and_the_global_random_state_are_untouched(material):
     before, random = state(material.model), torch.random.get_rng_state()
     grads = [weight.grad for weight in material.model.parameters()]
-    finetune([Candidate("a", "vanilla")], material, FineTuningParams(), None)
+    list(finetune([Candidate("a", "vanilla")], material, FineTuningParams(), None))
     assert same(before, state(material.model)) and grads == [w.grad for w in material.model.parameters()]
     assert torch.equal(random, torch.random.get_rng_state())
     assert all(weight.requires_grad for weight in material.model.parameters())

@@ -107,7 +107,7 @@ def test_a_flipped_artifact_is_penalised_where_it_lies(material):
             return super().__call__(model, step)
 
     params = RrrParams(augment=True, batch_size=48)
-    finetune([Candidate("a", "rrr", None, 1.0)], material, params, Spy(material.masks))
+    list(finetune([Candidate("a", "rrr", None, 1.0)], material, params, Spy(material.masks)))
     assert seen == [True] and len(train) == 48
 
 

@@ -1,8 +1,9 @@
-"""Fine-tuning of several candidates in lockstep: one pass through the frozen part of the model serves them all."""
+"""Fine-tuning of several candidates: one pass through the frozen part of the model serves them all."""
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 
 import numpy as np
 import torch
@@ -11,10 +12,12 @@ from torch import Tensor, nn
 
 from xai_robustness.datasets.base import ImageSet
 from xai_robustness.mitigation.base import Candidate, Corrected, Material
+from xai_robustness.mitigation.cache import Activations
 from xai_robustness.mitigation.objectives import Objective, Penalised, Penalty, Step, Strand
 from xai_robustness.mitigation.params import FineTuningParams
 from xai_robustness.models.inputs import flip, flip_draws, in_memory
 from xai_robustness.models.objective import loss_for
+from xai_robustness.models.small_maps import products_for_small_maps
 from xai_robustness.models.zoo import split
 from xai_robustness.progress import progress
 from xai_robustness.randomness import torch_rng
@@ -25,63 +28,79 @@ def finetune(
     material: Material,
     params: FineTuningParams,
     objective: Objective | Penalty | None,
-) -> list[Corrected]:
+) -> Iterator[Corrected]:
     """Fine-tune one copy of the model for each candidate; all candidates share one layer, or have none.
 
     The loss is the classification loss of training, with class weights, plus strength times penalty; strength 0 is
     plain fine-tuning. Another objective takes its place. Everything up to the layer is frozen: its activations come
-    from the material's cache, or it runs once a batch for all candidates, without a graph. The trained part
-    stays in evaluation mode too: its batch norms keep their running statistics and train their scales and shifts, and
-    there is no dropout. So the gradient that is penalised is the gradient of the model as it is used; under batch
-    statistics a shift of all samples along the concept direction would cancel out of it. ([Dreyer2023] leave the
+    from the material's cache, and the candidates are trained one after another, so that memory holds one optimiser
+    however many there are; without a cache it runs once a batch for all candidates in lockstep, without a graph. The
+    trained part stays in evaluation mode too: its batch norms keep their running statistics and train their scales and
+    shifts, and there is no dropout. So the gradient that is penalised is the gradient of the model as it is used; under
+    batch statistics a shift of all samples along the concept direction would cancel out of it. ([Dreyer2023] leave the
     trained part in training mode.)
 
     A candidate whose loss, gradient, weights or logits are no longer finite is stopped; the others go on.
 
-    Returns:
+    Yields:
         The outcomes, in the order of the candidates.
     """
     if not candidates:
-        return []
+        return
     chosen = objective if isinstance(objective, Objective) else Penalised(objective)
-    run = _Lockstep(candidates, material, params, chosen)
+    run = _Lockstep(candidates[0].layer, material, params, chosen)
+    groups = [[candidate] for candidate in candidates] if run.nothing_to_share else [list(candidates)]
     layer = candidates[0].layer
     title = f"correct {candidates[0].method}{' ' + layer if layer else ''}"
-    with progress(params.epochs * len(run.train), title) as bar:
-        for epoch in range(params.epochs):
-            run.train_epoch(epoch, bar.update)
-            run.validate()
-    return [strand.outcome() for strand in run.strands]
+    with progress(params.epochs * len(run.train) * len(groups), title) as bar:
+        for group in groups:
+            run.start(group)
+            with ExitStack() as stack:
+                for strand in run.strands:
+                    stack.enter_context(products_for_small_maps(strand.trained))
+                for epoch in range(params.epochs):
+                    run.train_epoch(epoch, bar.update)
+                    run.validate()
+            yield from run.outcomes()
 
 
 class _Lockstep:
-    """The strands of one layer and all that they share."""
+    """The strands that are trained together, and all that those of one layer share."""
 
-    def __init__(
-        self,
-        candidates: Sequence[Candidate],
-        material: Material,
-        params: FineTuningParams,
-        objective: Objective,
-    ) -> None:
+    def __init__(self, layer: str | None, material: Material, params: FineTuningParams, objective: Objective) -> None:
+        self.layer, self.model = layer, material.model
         self.params, self.objective, self.seed = params, objective, material.seed
         self.device = torch.device(material.device)
         self.train, self.val = in_memory(material.train), in_memory(material.val)
         info = self.train.info
         self.multi_label = info.task == "multi-label"
         self.loss = loss_for(info.task, self.train.labels, info.n_classes, True, self.device)
-        layer = candidates[0].layer
         prefix = split(copy.deepcopy(material.model), layer)[0] if layer else nn.Sequential()
         self.prefix = prefix.to(self.device).eval().requires_grad_(False)
-        self.kept = {}
+        self.kept: dict[str, Activations | None] = {}
         if layer and material.cache:
             flips = {"train": params.augment, "val": False}
             sets = {"train": self.train, "val": self.val}
             self.kept = {key: material.cache.find(key, sets[key], layer, flips[key]) for key in sets}
-        self.strands = [self._strand(candidate, material.model) for candidate in candidates]
+        self.strands: list[Strand] = []
 
-    def _strand(self, candidate: Candidate, model: nn.Sequential) -> Strand:
-        full = copy.deepcopy(model).to(self.device).eval().requires_grad_(False)
+    @property
+    def nothing_to_share(self) -> bool:
+        """Whether strands gain nothing from being trained together."""
+        return self.layer is None or self.kept.get("train") is not None
+
+    def start(self, candidates: Sequence[Candidate]) -> None:
+        """Give each candidate a strand of its own, in place of those there were."""
+        self.strands = []
+        self.strands = [self._strand(candidate) for candidate in candidates]
+
+    def outcomes(self) -> Iterator[Corrected]:
+        """What became of the strands, in their order; each is let go before the next."""
+        while self.strands:
+            yield self.strands.pop(0).outcome()
+
+    def _strand(self, candidate: Candidate) -> Strand:
+        full = copy.deepcopy(self.model).to(self.device).eval().requires_grad_(False)
         trained = split(full, candidate.layer)[1] if candidate.layer else full
         weights = list(trained.requires_grad_(True).parameters())
         strand = Strand(candidate, full, trained, weights, make_optimizer(weights, self.params))
@@ -134,6 +153,7 @@ class _Lockstep:
             strand.stopped = _reason("the norm of the gradient", norm, step)
             return
         strand.optimizer.step()
+        strand.optimizer.zero_grad(set_to_none=True)
         strand.sums += len(step.labels) * np.array([fit.item(), extra.item(), 1.0])
 
     def validate(self) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -29,7 +30,7 @@ from xai_robustness.mitigation.cache import ActivationCache
 from xai_robustness.models.checkpoint import load_model, save_model, write_atomically
 from xai_robustness.types import InputError
 
-CANDIDATES, RECORD = "candidates.json", "correction.json"
+CANDIDATES, RECORD, TIMING = "candidates.json", "correction.json", "timing.json"
 Loader = Callable[[], nn.Sequential]
 
 
@@ -64,9 +65,10 @@ class CorrectionJob:
     def write(self, folder: Path) -> None:
         """Leave one folder a candidate, and `candidates.json`, in `folder`.
 
-        A candidate's folder holds `model.safetensors` and `model.json` unless it failed, and `correction.json` in any
-        case; it appears whole or not at all. `candidates.json` lists under "candidates" the records of all that were
-        made (Candidate, stopped, collapsed, history), and under "absent" those that could not be, with the reason.
+        A candidate's folder holds `model.safetensors` and `model.json` unless it failed, and in any case
+        `correction.json` and `timing.json` with the seconds that it took; it appears whole or not at all.
+        `candidates.json` lists under "candidates" the records of all that were made (Candidate, stopped, collapsed,
+        history), and under "absent" those that could not be, with the reason.
 
         Raises:
             InputError: a layer that the model does not have, masks of another size than the images, or concept vectors
@@ -108,12 +110,14 @@ class CorrectionJob:
             material = replace(material, cache=cache)
         try:
             for method, left in todo:
+                started = time.perf_counter()
                 for corrected in method.correct(left, material):
-                    self._save(corrected, folder)
+                    self._save(corrected, folder, time.perf_counter() - started)
+                    started = time.perf_counter()
         finally:
             shutil.rmtree(shared, ignore_errors=True)
 
-    def _save(self, corrected: Corrected, folder: Path) -> None:
+    def _save(self, corrected: Corrected, folder: Path, seconds: float) -> None:
         name = corrected.candidate.name
         unfinished = folder / f".partial-{name}"
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -123,6 +127,7 @@ class CorrectionJob:
             save_model(corrected.model, {**self.description, "correction": correction}, unfinished)
         outcome = {"stopped": corrected.stopped, "collapsed": corrected.collapsed, "history": list(corrected.history)}
         write_atomically(unfinished / RECORD, json.dumps({**correction, **outcome}, indent=2) + "\n")
+        write_atomically(unfinished / TIMING, json.dumps({"seconds": seconds}) + "\n")
         unfinished.rename(folder / name)
 
 
@@ -188,6 +193,10 @@ class CorrectedModels:
     def path(self, name: str) -> Path:
         """The folder of one candidate's model."""
         return self.folder / name
+
+    def seconds(self, name: str) -> float:
+        """Wall time that making one candidate took; what it shares with others counts for the first of them."""
+        return float(_read(self.folder / name / TIMING)["seconds"])
 
     def load(self, name: str, device: str = "cpu") -> nn.Sequential:
         """One corrected classifier, in evaluation mode."""
