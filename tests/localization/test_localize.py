@@ -9,7 +9,7 @@ from xai_robustness.attribution.lrp import Lrp
 from xai_robustness.chunks import open_arrays
 from xai_robustness.concepts.cav import Cav
 from xai_robustness.datasets.base import DatasetInfo, ImageSet
-from xai_robustness.localization.controls import control_metrics, gradient_heatmaps
+from xai_robustness.localization.controls import against_area, control_metrics, gradient_heatmaps
 from xai_robustness.localization.export import PngJob
 from xai_robustness.localization.localize import (
     binarization_job,
@@ -220,6 +220,20 @@ def test_the_vectors_of_the_named_layers_are_used():
     assert cavs_of(cavs, chosen, LocalizationParams(layers=(LAYER,))) == [chosen]
     with pytest.raises(InputError, match="layer 'layer9'"):
         cavs_of(cavs, chosen, LocalizationParams(layers=("layer9",)))
+
+
+def test_times_the_area_is_a_ratio_of_means_and_one_for_a_map_without_content():
+    truth = np.zeros((4, 8, 8), bool)
+    truth[:2, :2, :2] = truth[2:, :4, :4] = True
+    perfect = against_area("t", truth.astype(float), truth, truth, 0, 50).set_index("metric")
+    share = truth.mean()
+    assert perfect.loc["t/iou_times_area", "value"] == pytest.approx(1 / share)
+    assert perfect.loc["t/artifact_relevance_times_area", "value"] == pytest.approx(1 / share)
+    assert perfect.loc["t/iou_times_area", "ci_low"] < 1 / share < perfect.loc["t/iou_times_area", "ci_high"]
+    flat = against_area("t", np.ones(truth.shape), np.ones(truth.shape, bool), truth, 0, 50).set_index("metric")
+    assert flat["value"].to_numpy() == pytest.approx(1.0) and (flat["n"] == 4).all()
+    whole = against_area("t", np.ones(truth.shape), np.ones(truth.shape, bool), np.ones(truth.shape, bool), 0, 50)
+    assert whole["value"].isna().all() and (whole["n"] == 0).all()
 
 
 def test_controls_have_known_values(model, images):

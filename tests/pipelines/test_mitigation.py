@@ -58,7 +58,7 @@ def test_the_chain_of_nodes_ends_in_a_verdict_and_a_page(
     relevance = nodes.measure_relevance(classifier, folder, selection, report, 0, "cpu")
     tcav = nodes.measure_tcav(classifier, folder, selection, fit, report, labels, PARAMS, 0, "cpu")
     artifact = ArtifactParams()
-    said = nodes.state_verdict(metrics, relevance, tcav, selection, classifier, folder, report, artifact, PARAMS, 0)
+    said = nodes.state_verdict(metrics, relevance, tcav, {}, selection, classifier, folder, report, artifact, PARAMS, 0)
     assert set(selection["best_by_method"]) == ({"rrr", "p_clarc", "dfr"} if confirmed else set())
     assert said["fingerprints"]["classifier"] == classifier.fingerprint and said["artifact"]["kind"] == artifact.kind
     assert (said["evidence"]["tcav"]["before"] is not None) is confirmed

@@ -239,6 +239,9 @@ class MitigationParams(Params):
         0.03, ge=0, le=1, description="balanced accuracy, in [0,1], that a selected correction may lose on clean images"
     )
     tcav_cav: str = Field("signal", description="kind of the concept vector that TCAV fits in each corrected model")
+    reveal_again: int = Field(
+        0, ge=0, description="labelled training images on which reveal is run before and after the correction; 0: none"
+    )
     required_recovery: float = Field(
         0.8, ge=0, le=1, description="share of the gap that a proven removal wins back on test images"
     )

@@ -73,6 +73,7 @@ def report_html(
         f"<div class='verdict {'proven' if proven else 'open'}'><b>{escape(str(verdict['status']).capitalize())}.</b> "
         f"{escape(verdict['sentence'])}</div>",
         _criteria(verdict["criteria"]),
+        _suspicion(verdict.get("evidence", {}).get("suspicion", {})),
         "<h2>Every method's best correction</h2>",
         _methods(selection, pd.concat([table for table in tables if len(table)], ignore_index=True)),
         f"<p class=small>{LEGEND}</p>",
@@ -97,6 +98,18 @@ def _criteria(criteria: Sequence[Mapping[str, Any]]) -> str:
     )
     head = "<tr><th>Asked for</th><th class=n>Measured</th><th class=n>Bound</th><th>Met</th></tr>"
     return f"<table>{head}{rows}</table>"
+
+
+def _suspicion(found: Mapping[str, Mapping[str, Any] | None]) -> str:
+    """A sentence a model on which reveal was run again."""
+    words = {"before": "Before the correction", "after": "After it"}
+    lines = []
+    for when, one in found.items():
+        if one is None:
+            continue
+        place = f"lists the artifact at place {one['place']}" if one["listed"] else "does not list the artifact"
+        lines.append(f"{words[when]} reveal {place} of {one['suspects']} suspects ({one['images']} training images).")
+    return f"<p>{escape(' '.join(lines))}</p>" if lines else ""
 
 
 def _methods(selection: Mapping[str, Any], rows: pd.DataFrame) -> str:

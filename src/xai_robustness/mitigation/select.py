@@ -28,7 +28,7 @@ TCAV = (
     "tcav_random_high",
     "tcav_p_value",
 )
-SCHEMA = 2
+SCHEMA = 3
 """Version of the verdict's JSON."""
 
 CONTROL = "vanilla"
@@ -137,6 +137,7 @@ def verdict(
     params: MitigationParams,
     split: str = "test",
     tcav_metrics: pd.DataFrame | None = None,
+    suspicion: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Whether the removal is proven on images that took no part in any choice.
 
@@ -150,6 +151,7 @@ def verdict(
         params: for the allowed loss and the required recovery.
         split: whose rows are used.
         tcav_metrics: TCAV of the best of each method; may be empty or None.
+        suspicion: `again.suspected` of the models "before" and "after"; may be None.
 
     Returns:
         JSON values, described in docs/verdict.md: `schema`; `status` ("proven", "not proven", or the selection's where
@@ -157,7 +159,7 @@ def verdict(
         keys "reference" and each method the candidate's name and, for each of REPORTED, value, ci_low, ci_high,
         difference, difference_low and difference_high (null where undefined); `criteria`, what the proof asks for, each
         with value, threshold and passed; and `evidence`, what it does not ask for, before and after: artifact relevance
-        and TCAV (null where it was not measured).
+        TCAV, and whether reveal lists the artifact (null where it was not measured).
     """
     tables = [table for table in (correction_metrics, relevance_metrics) if len(table)]
     rows = pd.concat(tables, ignore_index=True)
@@ -169,6 +171,7 @@ def verdict(
     best = selection["best"]
     result = {"status": selection["status"], "sentence": selection["reason"], "selected": None, "metrics": metrics}
     result |= {"schema": SCHEMA, "criteria": [], "evidence": _evidence(rows, tcav_metrics, best, split)}
+    result["evidence"]["suspicion"] = {when: (suspicion or {}).get(when) for when in ("before", "after")}
     if best is None:
         left = _row(rows, REFERENCE, f"{split}/attacked/{METRIC}_gap")
         return result | {"sentence": f"Nothing was corrected. {selection['reason']} {_gap_left(left)}".strip()}

@@ -19,8 +19,7 @@ product's time: 2.6 at 2 x 2 positions; gradients of gradients 1.6.
 
 def convolve_by_product(x: Float[Tensor, "b c h w"], layer: nn.Conv2d) -> Float[Tensor, "b k i j"]:
     """A convolution as the product of its weights with the patches of the input; one group, zero padding."""
-    (top, left), stride, dilation = layer.padding, layer.stride, layer.dilation
-    patches = F.unfold(x, layer.kernel_size, dilation, (top, left), stride)
+    patches = F.unfold(x, layer.kernel_size, layer.dilation, _padding(layer), layer.stride)
     batch, size, positions = patches.shape
     flat = patches.transpose(0, 1).reshape(size, batch * positions)
     found = (layer.weight.flatten(1) @ flat).reshape(-1, batch, positions).transpose(0, 1)
@@ -29,9 +28,14 @@ def convolve_by_product(x: Float[Tensor, "b c h w"], layer: nn.Conv2d) -> Float[
     return found.reshape(batch, -1, *_output_size(x, layer))
 
 
+def _padding(layer: nn.Conv2d) -> tuple[int, ...]:
+    assert not isinstance(layer.padding, str)
+    return layer.padding
+
+
 def _output_size(x: Tensor, layer: nn.Conv2d) -> list[int]:
-    sizes = zip(x.shape[2:], layer.padding, layer.dilation, layer.kernel_size, layer.stride)
-    return [(n + 2 * int(p) - d * (k - 1) - 1) // s + 1 for n, p, d, k, s in sizes]
+    sizes = zip(x.shape[2:], _padding(layer), layer.dilation, layer.kernel_size, layer.stride)
+    return [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, p, d, k, s in sizes]
 
 
 def _forward(layer: nn.Conv2d, x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from xai_robustness.chunks import ArraysJob
 from xai_robustness.concepts.cav import Cav, Cavs
 from xai_robustness.datasets.base import ImageSet, take
 from xai_robustness.figures.localization import rows_figure
-from xai_robustness.localization.controls import control_metrics, gradient_heatmaps
+from xai_robustness.localization.controls import against_area, control_metrics, gradient_heatmaps
 from xai_robustness.localization.export import PngJob
 from xai_robustness.localization.localize import (
     binarization_job,
@@ -77,7 +77,8 @@ def score_localization(
     if params.controls:
         gradients = gradient_heatmaps(classifier.model, attacked, device)
         controls = control_metrics("test/attacked", predicted, truth, gradients, params, seed)
-        table = pd.concat([table, controls], ignore_index=True)
+        ratios = against_area("test/attacked", found, predicted, truth, seed)
+        table = pd.concat([table, controls, ratios], ignore_index=True)
     return table, rows_figure(images, truth[rows], found[rows], predicted[rows], titles)
 
 

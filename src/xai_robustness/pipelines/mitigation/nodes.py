@@ -10,9 +10,11 @@ from matplotlib.figure import Figure
 
 from xai_robustness.artifacts.insertion import ArtifactParams
 from xai_robustness.concepts.cav import Cavs
+from xai_robustness.concepts.spectral import RevealParams
 from xai_robustness.datasets.base import ImageSet, take
 from xai_robustness.figures.ecg import ecg_before_after
 from xai_robustness.figures.mitigation import before_after, comparison, tradeoff
+from xai_robustness.mitigation.again import suspected_before_and_after
 from xai_robustness.mitigation.base import REFERENCE, MaskTable
 from xai_robustness.mitigation.evaluate import evaluate_candidates
 from xai_robustness.mitigation.job import CorrectionJob, Loader, load_corrected
@@ -116,10 +118,32 @@ def _shown_models(classifier: Classifier, folder: Path, selection: dict[str, Any
     return models | {name: loaders[name] for name in selection["best_by_method"].values() if name != REFERENCE}
 
 
+def reveal_again(
+    classifier: Classifier,
+    corrected_classifiers: Path,
+    selection: dict[str, Any],
+    images_fit: Sets,
+    artifact_labels: pd.DataFrame,
+    params: MitigationParams,
+    reveal: RevealParams,
+    seed: int,
+    device: str,
+) -> dict[str, Any]:
+    """Whether reveal lists the artifact in the uncorrected and in the selected model, if the parameters ask for it."""
+    if not params.reveal_again:
+        return {}
+    labelled = Labelled.of(images_fit["train/biased"], artifact_labels, params.reveal_again)
+    models: dict[str, Loader] = {"before": lambda: classifier.model}
+    if selection["best"]:
+        models["after"] = load_corrected(corrected_classifiers)[selection["best"]]
+    return suspected_before_and_after(models, labelled, reveal, seed, device)
+
+
 def state_verdict(
     correction_metrics: pd.DataFrame,
     relevance_metrics: pd.DataFrame,
     tcav_metrics: pd.DataFrame,
+    suspicion: dict[str, Any],
     selection: dict[str, Any],
     classifier: Classifier,
     corrected_classifiers: Path,
@@ -129,7 +153,7 @@ def state_verdict(
     seed: int,
 ) -> dict[str, Any]:
     """Say whether the removal is proven, on which evidence, for which data and models."""
-    said = verdict(correction_metrics, relevance_metrics, selection, params, tcav_metrics=tcav_metrics)
+    said = verdict(correction_metrics, relevance_metrics, selection, params, "test", tcav_metrics, suspicion)
     best = selection["best"]
     marks = {key: images_report[key].fingerprint() for key in ("test/clean", "test/attacked")}
     marks |= {"classifier": classifier.fingerprint}

@@ -9,6 +9,7 @@ from xai_robustness.pipelines.mitigation.nodes import (
     measure_tcav,
     plot_before_after,
     plot_corrections,
+    reveal_again,
     select_correction,
     state_verdict,
     write_page,
@@ -49,9 +50,18 @@ def create_pipeline() -> Pipeline:
                 name="measure_tcav",
             ),
             node(
+                reveal_again,
+                [
+                    *[*models, "selection", "images_fit", "artifact_labels"],
+                    *["params:mitigation", "params:reveal", "params:seed", "params:device"],
+                ],
+                "suspicion",
+                name="reveal_again",
+            ),
+            node(
                 state_verdict,
                 [
-                    *["correction_metrics", "relevance_metrics", "tcav_metrics", "selection"],
+                    *["correction_metrics", "relevance_metrics", "tcav_metrics", "suspicion", "selection"],
                     *[*models, "images_report", "params:artifact", "params:mitigation", "params:seed"],
                 ],
                 "verdict",
