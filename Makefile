@@ -8,13 +8,16 @@ ENV_OF_STUDY = $(if $(filter phantom,$(STUDY)),base,$(STUDY))
 ARGS ?=
 TESTS ?= tests
 
-.PHONY: run test study viz mlflow lint bench bench-reveal clean install install-dev
+.PHONY: run test study review viz mlflow lint bench bench-reveal clean install install-dev
 
 run: install  ## Run the main job: all eight pipelines on the embedded phantom study
 	$(BIN)/kedro run $(ARGS)
 
 study: install  ## Run a study for several seeds and aggregate: make study STUDY=breastmnist SEEDS='0 1 2'
 	$(BIN)/python -m xai_robustness.study --env $(ENV_OF_STUDY) --seeds "$(SEEDS)" $(ARGS)
+
+review: $(VENV)/.installed-review  ## Look at suspects in the browser, tick, save: make review STUDY=isic_ruler
+	$(BIN)/python -m xai_robustness.review --env $(ENV_OF_STUDY) $(ARGS)
 
 test: install-dev  ## Run the tests
 	$(BIN)/python -m pytest $(TESTS) $(ARGS)
@@ -54,4 +57,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+$(VENV)/.installed-review: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[review]'
 	touch $@

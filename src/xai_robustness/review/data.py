@@ -1,0 +1,153 @@
+"""What the review page shows, and the tables that it writes; knows nothing of the page."""
+
+import base64
+import io
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from xai_robustness.concepts.neuron_views import MARKED_COLUMNS
+from xai_robustness.concepts.review import read_review
+from xai_robustness.datasets.base import ImageSet, take
+from xai_robustness.figures.style import DIVERGING, pixels
+
+SIDE = 96
+"""Pixels of a thumbnail's longer side, at least."""
+
+
+@dataclass(frozen=True, eq=False)
+class ReviewData:
+    """A study as the page sees it.
+
+    Attributes:
+        title: name of the study.
+        images: image sets whose samples may be looked at (biased train and val).
+        heatmaps: sample id -> heatmap (H,W), signed; samples without one are shown without.
+        views: name -> table with sample_id, x, y, group (a suspect or a class, as text).
+        neurons: of `rank_neurons`.
+        references: of `neuron_references`.
+        model: fingerprint of the classifier.
+        labels: the table that a reviewer "csv" reads: sample_id, artifact.
+        marked: the table of `reveal.neurons.spurious`: model, layer, neuron.
+    """
+
+    title: str
+    images: tuple[ImageSet, ...]
+    heatmaps: Mapping[int, np.ndarray]
+    views: Mapping[str, pd.DataFrame]
+    neurons: pd.DataFrame
+    references: pd.DataFrame
+    model: str
+    labels: Path
+    marked: Path
+    pictures: dict[tuple[int, bool], str] = field(default_factory=dict)
+
+    @cached_property
+    def places(self) -> dict[int, tuple[int, int]]:
+        """Sample id -> image set and row."""
+        return {int(i): (s, row) for s, part in enumerate(self.images) for row, i in enumerate(part.sample_ids)}
+
+    def picture(self, sample_id: int, heatmap: bool = False) -> str:
+        """A sample's image, or its heatmap (red speaks for the explained class), as the address of a PNG."""
+        key = (int(sample_id), heatmap)
+        if key not in self.pictures:
+            self.pictures[key] = png_address(self._heatmap(key[0]) if heatmap else self._image(key[0]))
+        return self.pictures[key]
+
+    def _image(self, sample_id: int) -> np.ndarray:
+        part, row = self.places[sample_id]
+        shown = pixels(take(self.images[part].images, np.array([row])))[0]
+        return shown if shown.dtype == np.uint8 else (255 * shown).astype(np.uint8)
+
+    def _heatmap(self, sample_id: int) -> np.ndarray:
+        heatmap = np.asarray(self.heatmaps[sample_id], float)
+        if heatmap.shape[0] == 1:  # of a signal
+            heatmap = np.repeat(heatmap, max(1, heatmap.shape[1] // 4), axis=0)
+        scaled = heatmap / (np.abs(heatmap).max() or 1.0)
+        return (255 * matplotlib.colormaps[DIVERGING]((scaled + 1) / 2)[..., :3]).astype(np.uint8)
+
+    def answers(self) -> dict[int, bool]:
+        """What has been said so far; nothing where there is no table yet."""
+        if not self.labels.is_file():
+            return {}
+        said = read_review(self.labels)
+        return dict(zip(said["sample_id"].astype(int), said["artifact"].astype(bool)))
+
+    def save_answers(self, shown: Iterable[int], ticked: Iterable[int]) -> tuple[int, int]:
+        """Write what was said of the samples that were shown over what was said before; counts yes and no in all."""
+        yes = set(map(int, ticked))
+        said = self.answers() | {int(i): int(i) in yes for i in shown}
+        table = pd.DataFrame({"sample_id": list(said), "artifact": [int(v) for v in said.values()]})
+        write_table(table.sort_values("sample_id"), self.labels)
+        return sum(said.values()), len(said) - sum(said.values())
+
+    def ticked_neurons(self) -> pd.DataFrame:
+        """Neurons of this classifier that have been ticked so far."""
+        if not self.marked.is_file():
+            return pd.DataFrame(columns=list(MARKED_COLUMNS))
+        table = pd.read_csv(self.marked)
+        return table[table["model"].astype(str) == self.model]
+
+    def save_neurons(self, shown: Iterable[str], ticked: Iterable[str]) -> int:
+        """Keep the ticked ones of the neurons shown (`layer/number`) beside those not shown; counts all."""
+        before = self.ticked_neurons()
+        names = set(before["layer"].astype(str) + "/" + before["neuron"].astype(str))
+        kept = sorted(names - set(shown) | set(ticked))
+        split = [name.rpartition("/") for name in kept]
+        rows = [(self.model, layer, int(neuron)) for layer, _, neuron in split]
+        write_table(pd.DataFrame(rows, columns=list(MARKED_COLUMNS)), self.marked)
+        return len(kept)
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """Write a table so that it is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    table.to_csv(partial, index=False)
+    partial.replace(path)
+
+
+def png_address(image: np.ndarray) -> str:
+    """uint8 (H,W,3) as a PNG of at least `SIDE` pixels, in a `data:` address."""
+    factor = max(1, -(-SIDE // max(image.shape[:2])))
+    shown = Image.fromarray(image).resize((image.shape[1] * factor, image.shape[0] * factor), Image.Resampling.NEAREST)
+    buffer = io.BytesIO()
+    shown.save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def embedding_views(
+    embeddings: pd.DataFrame, members: pd.DataFrame, class_names: tuple[str, ...]
+) -> dict[str, pd.DataFrame]:
+    """One view for each class and view of the embeddings; samples are grouped by their best suspect."""
+    best = members.drop_duplicates("sample_id").set_index("sample_id")["suspect"]
+    views: dict[str, pd.DataFrame] = {}
+    for _, own in embeddings.groupby(["class", "view"], sort=False):
+        c, view = int(own["class"].iloc[0]), own["view"].iloc[0]
+        suspect = own["sample_id"].map(best)
+        group = ["no suspect" if np.isnan(s) else f"suspect {int(s)}" for s in suspect]
+        views[f"{class_names[c]}, {view}"] = own[["sample_id", "x", "y"]].assign(group=group)
+    return views
+
+
+def score_view(scores: pd.DataFrame, column: str, known: Iterable[int], class_names: tuple[str, ...]) -> pd.DataFrame:
+    """Samples by bias score, from left to right by rank; grouped by class.
+
+    Args:
+        scores: of `bias_scores`: sample_id, split, class, and one column a concept vector.
+        column: the vector.
+        known: ids that can be shown.
+        class_names: names of the classes.
+    """
+    own = scores[scores["sample_id"].isin(set(known))].sort_values(column)
+    group = [class_names[int(c)] for c in own["class"]]
+    values = own[column].to_numpy(float)
+    return pd.DataFrame(
+        {"sample_id": own["sample_id"].to_numpy(int), "x": np.arange(len(own)), "y": values, "group": group}
+    )

@@ -1,0 +1,90 @@
+import base64
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from xai_robustness.concepts.review import ReviewParams, review_suspects
+from xai_robustness.datasets.base import DatasetInfo, ImageSet
+from xai_robustness.review.data import ReviewData, embedding_views, score_view
+
+INFO = DatasetInfo("invented", "multi-class", ("round", "lobed"), "CC0")
+
+
+def invented(folder, n=40) -> ReviewData:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 255, (n, 8, 8, 1)).astype(np.uint8)
+    images = ImageSet(pixels, np.arange(n) % 2, np.arange(n) + 100, INFO)
+    ids = images.sample_ids
+    embeddings = pd.DataFrame({"class": ids % 2, "view": "layer4", "sample_id": ids, "x": rng.normal(size=n), "y": 0.0})
+    members = pd.DataFrame({"suspect": [3, 3, 5], "sample_id": [100, 102, 102], "outlier_score": 1.0})
+    neurons = pd.DataFrame({"layer": "layer4", "neuron": range(4), "rank": [2, 1, 3, 4], "x": range(4), "y": 0.0})
+    rows = [
+        ("layer4", k, by, j, 100 + k + j, 1.0) for k in range(4) for by in ("relevance", "activation") for j in (0, 1)
+    ]
+    references = pd.DataFrame(rows, columns=["layer", "neuron", "by", "place", "sample_id", "score"])
+    heatmaps = {int(i): rng.normal(size=(8, 8)) for i in ids}
+    views = embedding_views(embeddings, members, INFO.class_names)
+    return ReviewData(
+        "invented",
+        (images,),
+        heatmaps,
+        views,
+        neurons,
+        references,
+        "f1a9",
+        folder / "a" / "review.csv",
+        folder / "n.csv",
+    )
+
+
+def decoded(address):
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))))
+
+
+def test_pictures_are_the_sample_and_its_signed_heatmap(tmp_path):
+    data = invented(tmp_path)
+    image = decoded(data.picture(103))
+    assert image.shape == (96, 96, 3) and image[0, 0, 0] == data.images[0].images[3, 0, 0, 0]
+    peak = np.unravel_index(np.abs(data.heatmaps[103]).argmax(), (8, 8))
+    red, _, blue = decoded(data.picture(103, heatmap=True))[peak[0] * 12, peak[1] * 12].astype(int)
+    assert (red > blue) == (data.heatmaps[103][peak] > 0)
+
+
+def test_answers_are_what_the_reviewer_csv_reads(tmp_path):
+    data = invented(tmp_path)
+    assert data.answers() == {}
+    assert data.save_answers([100, 102, 104], [102]) == (1, 2)
+    assert data.save_answers([104, 106], [104, 106]) == (3, 1)  # a later answer wins
+    assert data.answers() == {100: False, 102: True, 104: True, 106: True}
+    samples = pd.DataFrame({"sample_id": np.arange(100, 140), "split": "train", "class": np.arange(40) % 2})
+    suspects = pd.DataFrame({"suspect": [3], "rank": [1], "class": [0]})
+    members = pd.DataFrame({"suspect": [3, 3], "sample_id": [100, 102]})
+    params = ReviewParams(reviewer="csv", csv=str(data.labels))
+    reviewed = review_suspects(suspects, members, samples, None, params, seed=0)
+    assert reviewed.set_index("sample_id")["artifact"].to_dict() == {100: False, 102: True, 104: True, 106: True}
+    assert reviewed["confirmed"].all()
+
+
+def test_neurons_are_kept_by_model_and_layer(tmp_path):
+    data = invented(tmp_path)
+    assert data.save_neurons(["layer4/0", "layer4/1"], ["layer4/1"]) == 1
+    assert data.save_neurons(["layer4/2"], ["layer4/2"]) == 2
+    assert data.save_neurons(["layer4/1"], []) == 1
+    assert pd.read_csv(data.marked).to_dict("records") == [{"model": "f1a9", "layer": "layer4", "neuron": 2}]
+
+
+def test_views_group_samples_by_their_best_suspect_and_scores_by_class(tmp_path):
+    view = invented(tmp_path).views["round, layer4"]
+    assert view.set_index("sample_id")["group"].loc[[100, 102, 104]].tolist() == [
+        "suspect 3",
+        "suspect 3",
+        "no suspect",
+    ]
+    scores = pd.DataFrame({"sample_id": [1, 2, 3, 9], "class": [0, 1, 0, 1], "late/svm": [0.5, -1.0, 0.1, 9.0]})
+    shown = score_view(scores, "late/svm", [1, 2, 3], INFO.class_names)
+    assert shown["sample_id"].tolist() == [2, 3, 1] and shown["group"].tolist() == ["lobed", "round", "round"]
+    with pytest.raises(KeyError):
+        score_view(scores, "late/ridge", [1], INFO.class_names)
