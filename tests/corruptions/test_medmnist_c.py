@@ -11,7 +11,7 @@ from scipy.stats import ks_2samp, poisson
 from tests.corruptions.test_corruptions import natural
 from tests.reference import corruptions as naive
 
-from xai_robustness.corruptions import CORRUPTIONS, corrupt
+from xai_robustness.corruptions import CORRUPTIONS, blur, corrupt
 from xai_robustness.corruptions.base import luma
 from xai_robustness.corruptions.blur import shrunk
 from xai_robustness.corruptions.deposits import stains
@@ -22,6 +22,7 @@ from xai_robustness.datasets.phantom import make_phantom
 from xai_robustness.types import InputError
 
 PUBLISHED = json.loads((Path(__file__).parents[1] / "fixtures" / "medmnist_c.json").read_text())
+MOTION = json.loads((Path(__file__).parents[1] / "fixtures" / "medmnist_c_motion.json").read_text())
 EXACT = {
     "pixelate": 1.6 / 255,
     "brightness_up": 1.1 / 255,
@@ -106,6 +107,19 @@ def test_statistics_are_those_of_the_published_package(case):
         assert (gap < 4 * error + slack).all(), (found[:, 2:].mean(0), theirs[:, 2:].mean(0))
     else:
         assert np.abs(found[:, :3] - theirs[:n, :3]).max() < 0.005, (found, theirs[:n])
+
+
+@pytest.mark.parametrize("severity", range(1, 6))
+def test_motion_blur_is_that_of_imagemagick_to_one_grey_level(severity, monkeypatch):
+    cases = MOTION["cases"][str(severity)]
+    angles = torch.tensor([case["angle"] for case in cases])
+    monkeypatch.setattr(blur, "draw", lambda streams, shape, like, normal: ((angles / 45 + 1) / 2)[:, None])
+    images = phantom()[: len(cases)]
+    ours = corrupt("motion_blur", images, range(len(cases)), severity, 0, "dermamnist")
+    rows, columns = torch.tensor(MOTION["places"]).T
+    found = (ours * 255)[:, :, rows, columns].permute(0, 2, 1).numpy()
+    assert np.abs(found - np.array([case["pixels"] for case in cases])).max() < 1.1  # theirs are cut to whole levels
+    assert np.abs(found - np.array([case["pixels"] for case in reversed(cases)])).max() > 20
 
 
 _KEPT: list[torch.Tensor] = []

@@ -96,6 +96,8 @@ def test_a_study_refuses_corruptions_that_no_table_has(corruptions, message):
         ({"robust": {"epoch": 3}}, r"comparisons\.models\.robust .* Got epoch: 3 instead"),
         ({"robust": {"adversarial": {"method": "pgd", "eps": 8}}}, r"for 8 of 255 grey levels write 0\.03137"),
         ({"Robust/": {}}, "pattern"),
+        ({"a": {"start": "b"}, "b": {}}, r"start parameter must be classifier.* Got 'b' instead; move it up"),
+        ({"a": {"start": "a"}}, r"Got 'a' instead; move it up"),
     ],
 )
 def test_impossible_comparisons_are_refused(models, message):
@@ -119,6 +121,7 @@ def test_compared_models_are_trained_once_and_fine_tuning_begins_with_the_classi
         models={
             "robust": {"adversarial": {"method": "fgsm_rs", "eps": 0.02}},
             "tuned": still,
+            "transferred": {**still, "start": "robust"},
             "corrupted": {"corruptions": {"table": "breastmnist"}},
         }
     )
@@ -126,9 +129,10 @@ def test_compared_models_are_trained_once_and_fine_tuning_begins_with_the_classi
     job = ComparisonJob(asked, ModelParams(name="tiny"), given, image_set(24), image_set(12, seed=1), start, 0, "cpu")
     job.write(tmp_path / "compared")
     models = load_compared(tmp_path / "compared")
-    assert list(models) == ["corrupted", "robust", "tuned"]
+    assert list(models) == ["corrupted", "robust", "transferred", "tuned"]
     first = load_model(tmp_path / "classifier")
     assert torch.equal(models["tuned"].conv1.weight, first.conv1.weight)
+    assert torch.equal(models["transferred"].conv1.weight, models["robust"].conv1.weight)
     assert torch.allclose(models["tuned"].fc.weight, first.fc.weight, atol=1e-6)
     assert not torch.equal(models["robust"].conv1.weight, models["corrupted"].conv1.weight)
     before = {path: path.read_bytes() for path in (tmp_path / "compared").rglob("*.*")}

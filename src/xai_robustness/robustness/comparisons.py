@@ -19,7 +19,7 @@ from xai_robustness.types import InputError, Params
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
 RESERVED = ("vanilla", "corrected")
 CLASSIFIER = "classifier"
-"""`start: classifier` fine-tunes the uncorrected model."""
+"""`start: classifier` begins with the uncorrected model; the name of an earlier compared model begins with that."""
 
 
 class ComparisonParams(Params):
@@ -28,7 +28,7 @@ class ComparisonParams(Params):
     models: dict[Name, dict[str, Any]] = Field(
         {},
         description="name -> what differs from `training`, as in adversarial: {adversarial: {method: pgd}}; "
-        "start: classifier fine-tunes the uncorrected model",
+        "start: classifier, or an earlier name, begins with that model",
     )
 
     @model_validator(mode="after")
@@ -39,13 +39,19 @@ class ComparisonParams(Params):
                     f"The name of a compared model must be none of {', '.join(RESERVED)}. Got '{name}' instead."
                 )
             self.recipe(name, TrainingParams())
+            start, earlier = self.models[name].get("start"), list(self.models)[: list(self.models).index(name)]
+            if start in self.models and start not in earlier:
+                raise InputError(
+                    f"The comparisons.models.{name}.start parameter must be {CLASSIFIER}, a file, or a model that "
+                    f"stands before {name}. Got '{start}' instead; move it up."
+                )
         return self
 
     @property
     def files(self) -> tuple[str, ...]:
         """Weights that the recipes name."""
         named = [changes.get(key) for changes in self.models.values() for key in ("checkpoint", "start")]
-        return tuple(name for name in named if name and name != CLASSIFIER)
+        return tuple(name for name in named if name and name != CLASSIFIER and name not in self.models)
 
     def recipe(self, name: str, training: TrainingParams) -> TrainingParams:
         """How a model is trained: the study's training with its differences.
@@ -102,8 +108,9 @@ class ComparisonJob:
             recipe = self.comparisons.recipe(name, self.training)
             if "checkpoint" not in self.comparisons.models[name]:
                 recipe = recipe.model_copy(update={"checkpoint": None})
-            if recipe.start == CLASSIFIER:
-                recipe = recipe.model_copy(update={"start": str(self.start)})
+            places = {CLASSIFIER: self.start, **{k: folder / k / "model.safetensors" for k in self.comparisons.models}}
+            if recipe.start in places:
+                recipe = recipe.model_copy(update={"start": str(places[recipe.start])})
             attack = training_attack(recipe.adversarial)
             corruptions = training_corruptions(recipe.corruptions.table, recipe.corruptions.names)
             job = TrainingJob(self.model, self.train, self.val, recipe, self.seed, self.device, attack, corruptions)

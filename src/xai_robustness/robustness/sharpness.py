@@ -10,6 +10,7 @@ from xai_robustness.attribution.base import ATTRIBUTORS
 from xai_robustness.attribution.heatmap import to_heatmap
 from xai_robustness.datasets.base import ImageSet, take
 from xai_robustness.metrics.bootstrap import mean_interval
+from xai_robustness.metrics.lesions import colour_agreement
 from xai_robustness.metrics.sharpness import mask_energy, sharpness
 from xai_robustness.types import METRIC_COLUMNS
 
@@ -21,7 +22,8 @@ def sharpness_values(
 
     Args:
         model: classifier; moves to `device`.
-        images: what is explained; `lesion_energy` is added where the data set knows its lesions.
+        images: what is explained; `lesion_energy`, and `lesion_colour`, the rank correlation of relevance and colour
+            variation inside a lesion, are added where the data set knows its lesions.
         method: one of ATTRIBUTORS.
         device: where to compute.
         batch_size: images at once.
@@ -35,6 +37,7 @@ def sharpness_values(
         if images.lesion_masks is not None:
             masks = torch.from_numpy(np.ascontiguousarray(take(images.lesion_masks, batch.rows)).astype(bool))
             values["lesion_energy"] = mask_energy(maps, masks)
+            values["lesion_colour"] = colour_agreement(maps, batch.images, masks)
         for name, value in values.items():
             found.setdefault(name, []).append(value)
     return {name: torch.cat(parts).numpy() for name, parts in found.items()}
