@@ -45,6 +45,18 @@ def test_the_content_of_a_named_file_counts(tmp_path):
     assert components_of(params)("params:training") != before
 
 
+def test_a_table_of_ticked_neurons_counts_by_its_content_and_must_exist(tmp_path):
+    table = tmp_path / "ticked.csv"
+    params = read_parameters({"study": "x", "reveal": {"neurons": {"spurious": str(table)}}})
+    with pytest.raises(InputError, match="does not exist"):
+        components_of(params)("params:reveal")
+    found = []
+    for text in ("model,layer,neuron\n", "model,layer,neuron\na,layer4,3\n"):
+        table.write_text(text)
+        found.append(components_of(params)("params:reveal"))
+    assert found[0] != found[1]
+
+
 @pytest.mark.parametrize("study", ["../elsewhere", "a/b", ""])
 def test_a_study_cannot_leave_its_folder(study):
     with pytest.raises(InputError):

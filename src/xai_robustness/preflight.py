@@ -28,12 +28,13 @@ def check_parameters(params: StudyParams) -> None:
     Raises:
         InputError: in one sentence.
     """
-    for key in ("training", "sample_retrieval"):
+    for key in ("training", "reveal", "sample_retrieval"):
         files_of(params, key)
     _check_modality(params)
     layers = {
         *params.preprocessing.layers,
         *params.reveal.layers,
+        *params.reveal.neurons.layers,
         *params.sample_retrieval.cavs.layers,
         *params.mitigation.all_layers(),
         *([params.training.frozen_to] if params.training.frozen_to else []),
