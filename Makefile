@@ -8,7 +8,7 @@ ENV_OF_STUDY = $(if $(filter phantom,$(STUDY)),base,$(STUDY))
 ARGS ?=
 TESTS ?= tests
 
-.PHONY: run test study review viz mlflow lint bench bench-reveal clean install install-dev
+.PHONY: run test study review viz mlflow lint bench bench-reveal bench-mitigation clean install install-dev
 
 run: install  ## Run the main job: all eight pipelines on the embedded phantom study
 	$(BIN)/kedro run $(ARGS)
@@ -39,6 +39,9 @@ bench: install-dev  ## Measure against peers, side by side
 
 bench-reveal: install-dev  ## How often reveal finds an injected artifact, and flags a clean control; resumable
 	$(BIN)/python benchmarks/reveal.py $(ARGS)
+
+bench-mitigation: install-dev  ## Every correction on every study, artifact, rate, architecture and seed; resumable
+	$(BIN)/python benchmarks/mitigation.py $(ARGS)
 
 clean:  ## Remove the environment and everything computed; raw data stay
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .viz mlflow.db mlartifacts

@@ -211,6 +211,29 @@ def test_heatmaps_of_several_layers_are_averaged_at_one_scale(model, images):
     np.testing.assert_allclose(found, combined(parts), atol=1e-5)
 
 
+def test_a_layer_behind_the_pooling_is_refused_before_anything_is_computed(model, images):
+    behind = Cav(np.eye(1, 512, dtype=np.float32)[0], 0.0, "signal", "flatten", "max", 0.0, 1.0, 9, 9)
+    with pytest.raises(InputError, match=r"before the model's pooling. Got 'flatten' .* \(512,\) instead"):
+        localization_job(model, {"train/biased": images}, {"train/biased": np.arange(7)}, behind, LocalizationParams())
+
+
+def test_another_method_explains_the_bias_score(model, images):
+    from xai_robustness.localization.bias_score import with_bias_score
+    from xai_robustness.models.taps import pool
+    from xai_robustness.models.zoo import split
+
+    one = cav(random_vector(0))
+    x = images.tensor(slice(0, 3)).requires_grad_()
+    score = torch.from_numpy(one.vector) @ pool(split(model, LAYER)[0](x), "max").T
+    torch.testing.assert_close(with_bias_score(model, one)(x)[:, 0], score)
+    (gradient,) = torch.autograd.grad(score.sum(), x)
+    params = LocalizationParams(attribution="input_x_gradient", batch_size=2)
+    found = localize_images(model, images, one, params)[:3]
+    np.testing.assert_allclose(found, (gradient * x).sum(1).detach(), atol=1e-5)
+    with pytest.raises(ValueError, match="input_x_gradient"):
+        LocalizationParams(attribution="nonsense")
+
+
 def test_the_vectors_of_the_named_layers_are_used():
     from xai_robustness.concepts.cav import Cavs
 

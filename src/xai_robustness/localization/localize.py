@@ -1,6 +1,7 @@
 """Where the artifact is: relevance of a CAV at the input, cut into a mask."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,12 @@ import zarr
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from xai_robustness.attribution.latents import layer_shapes
 from xai_robustness.attribution.lrp import Lrp
 from xai_robustness.chunks import ArraysJob, ChunkStream, Compute, Rows
 from xai_robustness.concepts.cav import Cav, Cavs
 from xai_robustness.datasets.base import ImageSet
+from xai_robustness.localization.bias_score import explain_score
 from xai_robustness.localization.masks import LocalizationParams, binarize
 from xai_robustness.metrics.bootstrap import N_BOOT, mean_interval
 from xai_robustness.metrics.localization import artifact_relevance, iou
@@ -64,7 +67,18 @@ def localize_images(
     device: torch.device | str = "cpu",
 ) -> Float[np.ndarray, "n h w"]:
     """Signed heatmaps of all images, float32 (N,H,W), in memory; of several vectors they are `combined`."""
+    check_positions(model, images.image_shape, _listed(cavs))
     return _compute(model, images, np.arange(len(images)), _listed(cavs), params, device)(0, len(images))["heatmaps"]
+
+
+def check_positions(model: nn.Sequential, image_shape: Sequence[int], cavs: Sequence[Cav]) -> None:
+    """Refuse vectors of layers whose activations (B,K) have no positions, behind the pooling; raises InputError."""
+    for layer, shape in layer_shapes(model, image_shape, sorted({cav.layer for cav in cavs})).items():
+        if len(shape) < 2:
+            raise InputError(
+                f"The layers parameter of localization must lie before the model's pooling. Got '{layer}' with "
+                f"activations of shape {tuple(shape)} instead, which have no positions; choose an earlier layer."
+            )
 
 
 def _listed(cavs: Cav | Sequence[Cav] | None) -> list[Cav]:
@@ -88,8 +102,14 @@ def localization_job(
         cavs: the CAV, or those of several layers; None or none where no artifact was confirmed: no group is written.
         params: see `LocalizationParams`.
         device: where the model runs.
+
+    Raises:
+        InputError: a layer without positions, behind the pooling.
     """
     streams, used = {}, _listed(cavs)
+    for name, chosen in rows.items():
+        if used and len(chosen):
+            check_positions(model, images[name].image_shape, used)
     for name, chosen in rows.items():
         if used and len(chosen):
             compute = _compute(model, images[name], np.asarray(chosen), used, params, device)
@@ -99,6 +119,7 @@ def localization_job(
         "layer": ",".join(cav.layer for cav in used),
         "kind": used[0].kind if used else "",
         "composite": params.composite,
+        "attribution": params.attribution,
     }
     return ArraysJob(streams, attributes, "localize artifacts")
 
@@ -113,10 +134,14 @@ def _compute(
 ) -> Compute:
     def compute(start: int, stop: int) -> Rows:
         chosen = rows[start:stop]
-        with Lrp(model.to(device), params.composite) as lrp:
-            batches = [b.images.to(device) for b in images.batches(params.batch_size, chosen)]
-            parts = [combined([localize(lrp, batch, cav) for cav in cavs]).cpu().numpy() for batch in batches]
-            heatmaps = np.concatenate(parts)
+        parts = []
+        with ExitStack() as stack:
+            lrp = stack.enter_context(Lrp(model.to(device), params.composite)) if params.attribution == "lrp" else None
+            for batch in images.batches(params.batch_size, chosen):
+                x = batch.images.to(device)
+                maps = [localize(lrp, x, c) if lrp else explain_score(model, c, params.attribution, x) for c in cavs]
+                parts.append(combined(maps).cpu().numpy())
+        heatmaps = np.concatenate(parts)
         return {"heatmaps": heatmaps.astype(np.float32), "sample_ids": images.sample_ids[chosen]}
 
     return compute

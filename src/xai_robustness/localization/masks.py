@@ -4,10 +4,11 @@ from typing import Annotated, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
-from pydantic import Field
+from pydantic import Field, field_validator
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
+from xai_robustness.attribution import ATTRIBUTORS
 from xai_robustness.types import NEUTRAL, Params
 
 REFERENCE_SIZE = 224
@@ -18,6 +19,10 @@ class LocalizationParams(Params):
     """How heatmaps of a CAV become masks."""
 
     method: Literal["otsu", "otsu_regions", "percentile"] = Field("otsu", description="how each heatmap is cut")
+    attribution: str = Field(
+        "lrp",
+        description="lrp: relevance from the layer of the vector; else a method of ATTRIBUTORS on the bias score",
+    )
     layers: tuple[str, ...] = Field((), description="layers whose heatmaps are averaged; empty: the chosen vector's")
     min_region: float = Field(
         0.25, ge=0, le=1, description="otsu_regions: relevance that a region needs, as a share of the strongest one's"
@@ -30,6 +35,11 @@ class LocalizationParams(Params):
     composite: str = Field("epsilon_plus_flat", description="LRP composite")
     batch_size: Annotated[int, NEUTRAL] = Field(64, ge=1, description="images in one pass")
     chunk: Annotated[int, NEUTRAL] = Field(256, ge=1, description="images stored as one chunk")
+
+    @field_validator("attribution")
+    @classmethod
+    def _known_attribution(cls, name: str) -> str:
+        return ATTRIBUTORS.checked(name)
 
 
 def blurred(heatmaps: Float[np.ndarray, "n h w"], kernel: int, sigma: float) -> Float[np.ndarray, "n h w"]:

@@ -1,0 +1,98 @@
+"""Every correction on every study, artifact, rate, architecture and seed: `make bench-mitigation`.
+
+Each cell runs the whole chain, from the data to the verdict, in a scratch project below `--folder`; a finished cell is
+kept, and an interrupted one goes on with what it has. `--limit` stops after so many new cells; the results name what
+was run.
+"""
+
+import argparse
+import json
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from mitigation_cells import STUDIES, Cell, cells, run, table_of
+
+from xai_robustness.study import student
+
+RESULTS = Path(__file__).parent / "results" / "mitigation.json"
+METRICS = {
+    "attacked gap recovered": ("correction_metrics.csv", "test/attacked/gap_recovered", "value", 1),
+    "clean loss": ("correction_metrics.csv", "test/clean/balanced_accuracy", "difference", -1),
+    "artifact relevance": ("relevance_metrics.csv", "test/attacked/artifact_relevance", "value", 1),
+    "TCAV distance from 0.5": ("tcav_metrics.csv", "test/attacked/tcav_distance", "value", 1),
+}
+LOCALIZATION = ("artifact_relevance", "iou", "iou_area", "iou_random_pairing", "iou_gradient", "iou_times_area")
+
+
+def rows_of(cell: Cell, results: Path) -> list[dict[str, object]]:
+    """What the best of each method, chosen on validation images, does on test images; and the selected one."""
+    selection = json.loads((results / "selection.json").read_text())
+    seconds = json.loads((results / "cell.json").read_text())["seconds"]
+    tables = {name: table_of(results, name) for name, *_ in METRICS.values()}
+    chosen = {"uncorrected": "vanilla", **selection["best_by_method"]}
+    chosen |= {"selected": selection["best"]} if selection["best"] else {}
+    rows = []
+    for method, candidate in chosen.items():
+        row: dict[str, object] = {"method": method, "candidate": candidate, "seconds": seconds.get(candidate)}
+        for title, (name, metric, column, sign) in METRICS.items():
+            table = tables[name]
+            found = table[(table["candidate"] == candidate) & (table["metric"] == metric)][column]
+            row[title] = sign * float(found.iloc[0]) if len(found) and np.isfinite(found.iloc[0]) else None
+        rows.append(vars(cell) | row)
+    return rows
+
+
+def localization_of(cell: Cell, results: Path) -> dict[str, object]:
+    """Localization and its controls; empty where no artifact was confirmed or it has no place."""
+    table = table_of(results, "localization_metrics.csv")
+    found = dict(zip(table["metric"], table["value"]))
+    values = {name: found.get(f"test/attacked/{name}") for name in LOCALIZATION}
+    return vars(cell) | {k: None if v is None or not np.isfinite(v) else float(v) for k, v in values.items()}
+
+
+def summary(rows: list[dict[str, object]]) -> list[dict[str, object]]:
+    """Mean over the cells with Student's 95 % interval, and their number, for every study, model and method."""
+    table, found = pd.DataFrame(rows), []
+    for (study, model, method), own in table.groupby(["study", "model", "method"], sort=False):
+        row: dict[str, object] = {"study": study, "model": model, "method": method, "cells": len(own)}
+        for title in (*METRICS, "seconds"):
+            values = own[title].dropna().to_numpy(float)
+            numbers = student(values) if len(values) else (np.nan,) * 3
+            row[title] = [None if np.isnan(v) else round(float(v), 4) for v in numbers]
+        found.append(row)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("studies", nargs="*", default=list(STUDIES), help=f"of {', '.join(STUDIES)}")
+    parser.add_argument("--limit", type=int, default=None, help="new cells at most")
+    parser.add_argument("--folder", type=Path, default=Path("data") / "bench_mitigation")
+    given = parser.parse_args()
+    rows, places, done, new = [], [], [], 0
+    wanted = list(cells(given.studies))
+    for cell in wanted:
+        finished = (given.folder / "cells" / cell.name / "cell.json").exists()
+        if not finished and given.limit is not None and new >= given.limit:
+            continue
+        results = run(cell, given.folder)
+        new += not finished
+        rows += rows_of(cell, results)
+        places.append(localization_of(cell, results))
+        done.append(cell.name)
+        print(f"{len(done)} of {len(wanted)}: {cell.name}")
+    versions = {name: version(name) for name in ("torch", "zennit", "scikit-learn")}
+    record = {"machine": platform.processor() or platform.machine(), "versions": versions}
+    record |= {"cells_planned": len(wanted), "cells_run": done}
+    record |= {"rows": summary(rows) if rows else [], "localization": places, "results": rows}
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(record, indent=1) + "\n")
+    for row in record["rows"]:
+        print({key: value[0] if isinstance(value, list) else value for key, value in row.items()})
+
+
+if __name__ == "__main__":
+    main()
