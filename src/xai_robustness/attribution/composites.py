@@ -7,7 +7,7 @@ from functools import partial
 from torch import fx, nn
 from torchvision.ops import Permute, StochasticDepth
 
-from xai_robustness.attribution.rules import Homogeneous, Ledger, Pass, Rule, Skip, Split
+from xai_robustness.attribution.rules import Homogeneous, Ledger, MaxPool, Pass, Rule, Skip, Split
 from xai_robustness.attribution.transformer_rules import DetachedAttention, SoftmaxAttention
 from xai_robustness.attribution.weighted_rules import AlphaBeta, Box, Epsilon, Flat, Gamma, ZPlus
 from xai_robustness.models.canonizers import is_merged
@@ -35,7 +35,8 @@ BASE: RuleMap = (
     ((Tokens,), Homogeneous),
     ((ClassToken, Concatenate, Permute, ScaledResidual), None),
     ((nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d), Homogeneous),
-    ((nn.MaxPool1d, nn.MaxPool2d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.Flatten), None),
+    ((nn.MaxPool2d,), MaxPool),
+    ((nn.MaxPool1d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.Flatten), None),
     ((nn.Dropout, nn.Dropout1d, nn.Dropout2d, StochasticDepth, nn.Identity), Skip),
 )
 """Rules by module type; None means the gradient, which for these modules moves relevance without changing it.

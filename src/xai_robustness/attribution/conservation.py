@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from xai_robustness.attribution.rules import Ledger
 from xai_robustness.types import InputError
 
-RULES = ("_WithRule", "_Pass", "AccumulateGrad")
+RULES = ("_WithRule", "_Pass", "_MaxPool", "AccumulateGrad")
 SHAPES = ("View", "UnsafeView", "ReshapeAlias", "Transpose", "T", "Permute", "Squeeze", "Unsqueeze", "Alias", "Clone")
 PARTS = ("Cat", "Stack", "Split", "SplitWithSizes", "Unbind", "Slice", "Select", "Index", "ConstantPadNd", "Roll")
 WINNERS = ("MaxPool2DWithIndices", "AdaptiveMaxPool2D", "ToCopy")
@@ -47,14 +47,17 @@ class Account:
     relevances: dict[str, Tensor] = field(default_factory=dict)
     activations: dict[str, Tensor] = field(default_factory=dict)
     producers: dict[object, str] = field(default_factory=dict)
+    _last: tuple[Tensor, Tensor, Tensor] | None = None
 
     def enter(self, name: str, relevance: Tensor, taken: Tensor) -> None:
         """Book the relevance that arrived at a stage, and what constants took above it."""
-        flat = relevance.flatten(1)
+        if self._last is None or self._last[0] is not relevance:  # stages that pass it on need no second look
+            axes = tuple(range(1, relevance.ndim))
+            self._last = relevance, relevance.sum(axes), relevance.abs().sum(axes)
         self.names.append(name)
         self.absorbed[name] = taken
-        self.kept.append(flat.sum(1) + taken)
-        self.sizes.append(torch.linalg.vector_norm(flat, 1, dim=1))
+        self.kept.append(self._last[1] + taken)
+        self.sizes.append(self._last[2])
 
     def losses(self) -> dict[str, Float[Tensor, " b"]]:
         """Stage -> share that was lost (or made) inside it.

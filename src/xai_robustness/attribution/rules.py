@@ -6,6 +6,7 @@ more, since it also pays for the gradient that it replaces. Numbers equal those 
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,6 +15,9 @@ from torch import Tensor, nn
 
 STABILIZER = 1e-6
 """Added to a denominator's absolute value, so that nothing is divided by 0 [Bach2015]."""
+
+BLOCK = 2**16
+"""Numbers that fit into a processor's cache several times."""
 
 
 def stabilizer_of(values: Float[Tensor, " *shape"]) -> Float[Tensor, " *shape"]:
@@ -38,6 +42,12 @@ class Ledger:
 def dot(share: Float[Tensor, " b *shape"], values: Float[Tensor, " b *shape"]) -> Float[Tensor, " b"]:
     """Sum of share · values over all but the batch axis, without a tensor of the products."""
     return torch.linalg.vecdot(share.flatten(1), values.flatten(1))
+
+
+def blocks_of(values: Float[Tensor, " b *shape"]) -> Iterator[slice]:
+    """Rows that fit into a processor's cache, so that steps over them need not go through memory."""
+    rows = max(1, BLOCK * len(values) // max(1, values.numel()))
+    return (slice(start, start + rows) for start in range(0, len(values), rows))
 
 
 class Rule(ABC):
@@ -151,7 +161,52 @@ class Split(Rule):
     def relevance(self, inputs: tuple[Tensor, ...], output: Tensor | None, above: Tensor) -> tuple[Tensor | None, ...]:
         """Relevance of both terms."""
         assert output is not None
-        constant = stabilizer_of(output)
-        share = above / (output + constant)
-        self.ledger.add(dot(share, constant))
-        return inputs[0] * share, inputs[1] * share
+        found = tuple(torch.empty_like(term) for term in inputs)
+        taken = []
+        for rows in blocks_of(output):
+            constant = stabilizer_of(output[rows])
+            share = output[rows] + constant
+            torch.div(above[rows], share, out=share)
+            taken.append(dot(share, constant))
+            for term, result in zip(inputs, found):
+                torch.mul(term[rows], share, out=result[rows])
+        self.ledger.add(torch.cat(taken))
+        return found
+
+
+class MaxPool(Rule):
+    """Max pooling: the largest input of a window gets all. It is searched with channels last, which is much faster."""
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        """The largest inputs."""
+        x, module = inputs[0], self.module
+        assert isinstance(module, nn.MaxPool2d)
+        if x.device.type != "cpu" or module.return_indices:
+            return self.original(module, x)
+        return _MaxPool.apply(x, module)
+
+    def relevance(self, inputs: tuple[Tensor, ...], output: Tensor | None, above: Tensor) -> tuple[Tensor | None, ...]:
+        """Not called: the gradient of the maximum moves relevance to where it was."""
+        return (above,)
+
+
+class _MaxPool(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, module: nn.MaxPool2d) -> Tensor:
+        stride = module.kernel_size if module.stride is None else module.stride
+        ctx.options = [_pair(o) for o in (module.kernel_size, stride, module.padding, module.dilation)]
+        ctx.ceil_mode = module.ceil_mode
+        last = x.contiguous(memory_format=torch.channels_last)
+        largest, places = torch.ops.aten.max_pool2d_with_indices(last, *ctx.options, ctx.ceil_mode)
+        ctx.save_for_backward(x, places.contiguous())
+        return largest.contiguous()
+
+    @staticmethod
+    def backward(ctx: Any, above: Tensor) -> tuple[Tensor | None, ...]:
+        x, places = ctx.saved_tensors
+        back = torch.ops.aten.max_pool2d_with_indices_backward
+        return back(above.contiguous(), x, *ctx.options, ctx.ceil_mode, places), None
+
+
+def _pair(option: int | tuple[int, ...]) -> list[int]:
+    return [option, option] if isinstance(option, int) else list(option)

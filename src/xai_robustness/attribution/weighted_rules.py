@@ -3,10 +3,9 @@
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor, nn
 
+from xai_robustness.attribution.linearity import Linearity
 from xai_robustness.attribution.rules import STABILIZER, Ledger, Rule, dot, stabilizer_of
 from xai_robustness.types import InputError
 
@@ -27,7 +26,15 @@ class Epsilon(Rule):
         return (inputs[0] * (share @ self.module.weight),)
 
 
-class BySign(Rule):
+class OfLinearity(Rule):
+    """Base of rules that put other weights into a layer."""
+
+    def __init__(self, module: nn.Module, ledger: Ledger) -> None:
+        super().__init__(module, ledger)
+        self.layer = Linearity(module)
+
+
+class BySign(OfLinearity):
     """Layers whose products x_i w_ij are weighed by their sign: the base of ZPlus, AlphaBeta and Gamma.
 
     A rule is a list of terms; a term shares relevance over z = x⁺·u + x⁻·v + c and is added with its coefficient. Where
@@ -39,9 +46,8 @@ class BySign(Rule):
 
     def __init__(self, module: nn.Module, ledger: Ledger) -> None:
         super().__init__(module, ledger)
-        self.layer = Linearity(module)
         self.keeps_output = self.needs_sign
-        self.terms = [tuple(None if part is None else part.detach() for part in term) for term in self.weights()]
+        self.terms = [(u.detach(), v.detach(), None if c is None else c.detach()) for u, v, c in self.weights()]
 
     def weights(self) -> list[tuple[Tensor, Tensor, Tensor | None]]:
         """Terms: (u for positive inputs, v for negative inputs, constant c)."""
@@ -57,10 +63,9 @@ class BySign(Rule):
         parts = [x] if bool(x.min() >= 0) else [x.clamp(min=0), x.clamp(max=0)]
         result: Tensor | None = None
         for index, (u, v, c) in enumerate(self.terms):
-            assert u is not None and v is not None
             share = self._share(index, parts, (u, v), c, self.coefficient(index, above, output))
             for values, weight in zip(parts, (u, v)):
-                added = self.layer.back(share, weight, x.shape).mul_(values)
+                added = self.layer.back(share, weight, values).mul_(values)
                 result = added if result is None else result.add_(added)
         return (result,)
 
@@ -150,7 +155,7 @@ class Gamma(BySign):
         return above * (output > 0 if index == 0 else output < 0)
 
 
-class Box(Rule):
+class Box(OfLinearity):
     """First layer, inputs known to lie in a box [Montavon2017]: z_j = Σ_i x_i w_ij - l_i w_ij⁺ - h_i w_ij⁻.
 
     Args:
@@ -164,7 +169,6 @@ class Box(Rule):
         self, module: nn.Module, ledger: Ledger, low: Tensor | float = 0.0, high: Tensor | float = 1.0
     ) -> None:
         super().__init__(module, ledger)
-        self.layer = Linearity(module)
         weight = self.layer.weight.detach()
         self.low, self.high = (torch.as_tensor(bound).to(weight) for bound in (low, high))
         self.weights = (weight, weight.clamp(min=0), weight.clamp(max=0))
@@ -179,16 +183,15 @@ class Box(Rule):
         constant = stabilizer_of(total)
         share = above / (total + constant)
         self.ledger.add(dot(share, constant))
-        terms = [v * sign * self.layer.back(share, w, x.shape) for (v, sign), w in zip(parts, self.weights)]
+        terms = [v * sign * self.layer.back(share, w, x) for (v, sign), w in zip(parts, self.weights)]
         return (terms[0] + terms[1] + terms[2],)
 
 
-class Flat(Rule):
+class Flat(OfLinearity):
     """First layer: every input in reach of an output gets the same share of its relevance [Lapuschkin2019]."""
 
     def __init__(self, module: nn.Module, ledger: Ledger) -> None:
         super().__init__(module, ledger)
-        self.layer = Linearity(module)
         if self.layer.options.get("groups", 1) != 1:
             raise InputError(
                 f"The first layer of a model for the Flat rule must have groups=1. Got {module} instead; "
@@ -204,51 +207,4 @@ class Flat(Rule):
         reach = self.layer.apply(x.new_ones(1, 1, *x.shape[2:]), weight, None) * x.shape[1]
         share = above.sum(1, keepdim=True) / (reach + STABILIZER)
         self.ledger.add(share.flatten(1).sum(1) * STABILIZER)
-        return (self.layer.back(share, weight, torch.Size((len(x), 1, *x.shape[2:]))).expand_as(x),)
-
-
-class Linearity:
-    """The linear map of a convolution or linear layer, with other weights put into it.
-
-    Args:
-        module: Conv1d, Conv2d (padded with zeros) or Linear.
-
-    Raises:
-        InputError: any other module or padding.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        if not isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
-            raise InputError(f"The rules of weighted layers must get Conv1d, Conv2d or Linear. Got {module} instead.")
-        self.weight, self.bias = module.weight, module.bias
-        self.options: dict[str, Any] = {}
-        if isinstance(module, nn.Linear):
-            return
-        if module.padding_mode != "zeros" or isinstance(module.padding, str):
-            raise InputError(
-                f"The padding of convolutions for LRP must be numbers, filled with zeros. Got {module} instead."
-            )
-        self.options = {key: getattr(module, key) for key in ("stride", "padding", "dilation", "groups")}
-        self.convolve = F.conv2d if isinstance(module, nn.Conv2d) else F.conv1d
-
-    def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The layer's output with another weight and bias."""
-        return self.convolve(x, weight, bias, **self.options) if self.options else F.linear(x, weight, bias)
-
-    def back(self, share: Tensor, weight: Tensor, shape: torch.Size) -> Tensor:
-        """The transposed map: what a gradient `share` of the output is for an input of `shape`."""
-        if not self.options:
-            return share @ weight
-        o = self.options
-        empty = share.new_empty(1).expand(shape)
-        zeros = [0] * len(o["stride"])
-        return torch.ops.aten.convolution_backward(
-            share, empty, weight, None, o["stride"], o["padding"], o["dilation"], False, zeros, o["groups"],
-            [True, False, False],
-        )[0]  # fmt: skip
-
-    def booked(self, share: Tensor, bias: Tensor | None, more: float) -> Float[Tensor, " b"]:
-        """Relevance that a bias (K,) and a further constant take, by sample."""
-        axes = tuple(range(2, share.ndim)) if self.options else tuple(range(1, share.ndim - 1))
-        each = share.sum(axes) if axes else share
-        return each.sum(1) * more if bias is None else each @ (bias + more)
+        return (self.layer.back(share, weight, x[:, :1]).expand_as(x),)
