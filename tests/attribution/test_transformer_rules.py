@@ -2,15 +2,18 @@ import math
 
 import pytest
 import torch
+import torchvision
 from tests.models.test_transformers import small_vit
 from tests.models.tiny import images
-from torch import Tensor
+from torch import Tensor, nn
 
 from xai_robustness.attribution.composites import COMPOSITES
 from xai_robustness.attribution.lrp import Lrp
 from xai_robustness.attribution.rules import Ledger
 from xai_robustness.attribution.transformer_rules import DetachedAttention, SoftmaxAttention
-from xai_robustness.models.transformers import Attend
+from xai_robustness.models.pit import pit_stages
+from xai_robustness.models.rewrite import from_module
+from xai_robustness.models.transformers import Attend, vit_stages
 from xai_robustness.types import InputError
 
 EPS = 1e-6
@@ -68,6 +71,36 @@ def test_a_vision_transformer_conserves(composite: str) -> None:
         found = lrp.run(images(2, 16).double(), torch.tensor([0, 2]), ["tokens", "blocks.0", "norm"])
     assert max(found.lost.values()) < 1e-8, found.lost
     assert found.relevances["blocks.0"].shape == (2, 12, 17)
+
+
+@pytest.mark.parametrize("extra", [1, 2])
+@pytest.mark.parametrize("composite", ["attn_lrp", "epsilon_plus_flat"])
+def test_deit_and_pit_conserve(composite: str, extra: int) -> None:
+    torch.manual_seed(0)
+    stages = (vit_stages(3, 3, 4, 4, 12, 2, 2, 24, extra), pit_stages(3, 3, 4, 2, 7, 6, (1, 2), (1, 2), extra))
+    for layers in stages:
+        model = nn.Sequential(layers).eval().double()
+        for weight in model.parameters():
+            weight.data += 0.1 * torch.randn_like(weight)
+        with Lrp(model, composite) as lrp:
+            found = lrp.run(images(2, 16).double(), torch.tensor([0, 2]), ["tokens", "norm"])
+        assert max(found.lost.values()) < 1e-8, found.lost
+        wanted = found.logits[torch.arange(2), torch.tensor([0, 2])]
+        for layer, relevance in found.relevances.items():
+            torch.testing.assert_close(relevance.flatten(1).sum(1) + found.absorbed[layer], wanted)
+        assert found.attribution.abs().sum() > 0
+
+
+def test_swin_is_refused_by_the_name_of_its_attention() -> None:
+    sizes = {"patch_size": [4, 4], "embed_dim": 8, "depths": [2, 1], "num_heads": [2, 4], "window_size": [2, 2]}
+    model = from_module(torchvision.models.SwinTransformer(**sizes, num_classes=3).eval())
+    with (
+        pytest.raises(
+            InputError, match=r"weights outside of any layer \(relative_position_bias_table\) at '.*attn' instead"
+        ),
+        Lrp(model),
+    ):
+        pass
 
 
 def test_held_weights_send_nothing_through_queries_and_keys() -> None:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from xai_robustness.attribution.lrp import Lrp
 from xai_robustness.models.rewrite import explicit, from_module
-from xai_robustness.models.zoo import layer_names, split
+from xai_robustness.models.zoo import inspected_layers, layer_names, split
 from xai_robustness.types import InputError
 
 TARGETS = torch.tensor([0, 2])
@@ -45,6 +45,7 @@ def test_users_networks_are_conserved_and_left_alone(name: str) -> None:
         found = lrp.run(x, TARGETS, layer_names(ours)[:3])
     torch.testing.assert_close(found.logits, expected, rtol=1e-3, atol=1e-4)
     assert max(found.lost.values()) < 1e-4, found.lost
+    assert set(inspected_layers(ours)) <= set(layer_names(ours))
     assert found.attribution.abs().sum() > 0
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert [getattr(module, "inplace", None) for module in model.modules()] == in_place

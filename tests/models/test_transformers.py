@@ -5,6 +5,7 @@ from tests.models.tiny import images
 from torch import nn
 
 from xai_robustness.models.foreign_keys import to_zoo
+from xai_robustness.models.pit import pit_stages
 from xai_robustness.models.transformers import Attend, Tokens, token_grid, vit_stages
 from xai_robustness.types import InputError
 
@@ -29,6 +30,27 @@ def test_equals_timms_under_its_own_weights() -> None:
     theirs = timm.models.VisionTransformer(16, 4, num_classes=3, embed_dim=12, depth=2, num_heads=2, mlp_ratio=2).eval()
     ours = nn.Sequential(vit_stages(3, 3, 4, 4, 12, 2, 2, 24)).eval()
     ours.load_state_dict(to_zoo(theirs.state_dict()))
+    x = images(3, 16)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("distilled", [False, True])
+@pytest.mark.parametrize("name", ["deit", "pit"])
+def test_equals_timms_deit_and_pit_under_their_own_weights(name: str, distilled: bool) -> None:
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    extra = 1 + distilled
+    if name == "deit":
+        kind = timm.models.VisionTransformerDistilled if distilled else timm.models.VisionTransformer
+        theirs = kind(img_size=16, patch_size=4, num_classes=3, embed_dim=12, depth=2, num_heads=2, mlp_ratio=2)
+        ours = nn.Sequential(vit_stages(3, 3, 4, 4, 12, 2, 2, 24, extra))
+    else:
+        sizes = {"base_dims": (6, 6), "depth": (1, 2), "heads": (1, 2), "num_classes": 3, "distilled": distilled}
+        theirs = timm.models.pit.PoolingVisionTransformer(16, 4, 2, **sizes)
+        ours = nn.Sequential(pit_stages(3, 3, 4, 2, 7, 6, (1, 2), (1, 2), extra))
+    for weight in theirs.parameters():
+        weight.data += 0.1 * torch.randn_like(weight)
+    ours.eval().load_state_dict(to_zoo(theirs.eval().state_dict()))
     x = images(3, 16)
     torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-5)
 

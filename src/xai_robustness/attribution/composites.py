@@ -146,13 +146,19 @@ def assign(model: nn.Module, composite: Composite, ledger: Ledger) -> list[tuple
         if not found:
             raise InputError(
                 f"The model parameter of Lrp must be made of modules with a rule. "
-                f"Got {type(module).__name__} at '{name}' instead."
+                f"Got {_described(module)} at '{name}' instead."
             )
         if first is not None and isinstance(module, composite.first_types):
             make, first = _boxed(model) if first is Box else first, None
         if make is not None:
             assigned.append((module, make(module, ledger)))
     return assigned
+
+
+def _described(module: nn.Module) -> str:
+    """Its type; torch.fx leaves a bare module where a network uses weights of its own, as Swin's positions."""
+    weights = ", ".join(name for name, _ in module.named_parameters(recurse=False))
+    return f"weights outside of any layer ({weights})" if type(module) is nn.Module else type(module).__name__
 
 
 def _is_container(module: nn.Module) -> bool:

@@ -10,6 +10,7 @@ from torch import nn
 
 from xai_robustness.models.gated import out_of_place
 from xai_robustness.models.layers import DenseBlock, ResidualBlock
+from xai_robustness.models.pit import pit_stages
 from xai_robustness.models.transformers import vit_stages
 from xai_robustness.registry import Registry
 
@@ -131,12 +132,26 @@ def _first(conv: nn.Conv2d, channels: int, stem: Stem) -> nn.Conv2d:
     return result
 
 
-def _vit(width: int, depth: int, heads: int, hidden: int) -> Callable[[int, int, Stem], "OrderedDict[str, nn.Module]"]:
+def _vit(
+    width: int, depth: int, heads: int, hidden: int, extra: int = 1
+) -> Callable[[int, int, Stem], "OrderedDict[str, nn.Module]"]:
     """Vision transformer: patches of 16 pixels and 14 x 14 positions; small: of 4 pixels and 7 x 7."""
 
     def stages(channels: int, n_classes: int, stem: Stem) -> "OrderedDict[str, nn.Module]":
         patch, grid = (4, 7) if stem == "small" else (16, 14)
-        return vit_stages(channels, n_classes, patch, grid, width, depth, heads, hidden)
+        return vit_stages(channels, n_classes, patch, grid, width, depth, heads, hidden, extra)
+
+    return stages
+
+
+def _pit(
+    dims: int, heads: tuple[int, ...], extra: int = 1
+) -> Callable[[int, int, Stem], "OrderedDict[str, nn.Module]"]:
+    """Pooling-based vision transformer: patches of 16 pixels, 8 apart; small: of 4 pixels, 2 apart."""
+
+    def stages(channels: int, n_classes: int, stem: Stem) -> "OrderedDict[str, nn.Module]":
+        patch, stride, grid = (4, 2, 13) if stem == "small" else (16, 8, 27)
+        return pit_stages(channels, n_classes, patch, stride, grid, dims, (2, 6, 4), heads, extra)
 
     return stages
 
@@ -150,3 +165,8 @@ for _name in ("efficientnet_b0", "convnext_tiny"):
 MODELS.register("densenet121")(_densenet("densenet121"))
 MODELS.register("vit_b_16")(_vit(768, 12, 12, 3072))
 MODELS.register("vit_small")(_vit(192, 6, 3, 768))
+for _extra, _suffix in ((1, ""), (2, "_distilled")):
+    MODELS.register(f"deit_tiny{_suffix}")(_vit(192, 12, 3, 768, _extra))
+    MODELS.register(f"deit_small{_suffix}")(_vit(384, 12, 6, 1536, _extra))
+    MODELS.register(f"pit_ti{_suffix}")(_pit(32, (2, 4, 8), _extra))
+    MODELS.register(f"pit_s{_suffix}")(_pit(48, (3, 6, 12), _extra))

@@ -3,7 +3,10 @@
 import re
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
+
+Names = tuple[tuple[str, str], ...]
 
 TORCHVISION = (
     (r"^conv_proj\.", "patch_embed."),
@@ -23,18 +26,45 @@ TIMM = (
     (r"^cls_token$", "tokens.class_token"),
     (r"^pos_embed$", "tokens.positions"),
 )
+PIT = ((r"^patch_embed\.conv\.", "patch_embed."), *TIMM[1:])
 ONCE_TRANSPOSED = ("tokens.class_token", "tokens.positions")
 
 
 def to_zoo(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict with the zoo's names: torchvision's and timm's vision transformers (ViT, DeiT) are renamed.
+    """A state dict with the zoo's names: torchvision's and timm's vision transformers (ViT, DeiT, PiT) are renamed.
+
+    A distilled model's two heads become one over both class tokens, with the same logits.
 
     Args:
         state: any state dict; of all other models it comes back as it is.
     """
+    state = _one_head(state)
+    if "transformers.0.blocks.0.norm1.weight" in state and "cls_token" in state:
+        return _renamed(_with_class_positions(state), PIT)
     names = TORCHVISION if "encoder.pos_embedding" in state else TIMM if "cls_token" in state else ()
     if not names:
         return dict(state)
+    return _renamed(state, names)
+
+
+def _one_head(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Class and distillation token side by side, the mean of their heads as one layer; other states as they are."""
+    state = dict(state)
+    if "dist_token" in state:
+        state["cls_token"] = torch.cat([state["cls_token"], state.pop("dist_token")], 1)
+    if "head_dist.weight" in state:
+        state["head.weight"] = torch.cat([state["head.weight"], state.pop("head_dist.weight")], 1) / 2
+        state["head.bias"] = (state["head.bias"] + state.pop("head_dist.bias")) / 2
+    return state
+
+
+def _with_class_positions(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """PiT adds positions to the patches alone: the class tokens get zeros."""
+    positions, token = state["pos_embed"].flatten(2).transpose(1, 2), state["cls_token"]
+    return {**state, "pos_embed": torch.cat([torch.zeros_like(token), positions], 1)}
+
+
+def _renamed(state: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
     renamed = {}
     for key, value in state.items():
         for pattern, replacement in names:

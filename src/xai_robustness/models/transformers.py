@@ -52,13 +52,14 @@ class Tokens(nn.Module):
     Args:
         width: K.
         grid: side of the grid that positions are learned for; they are interpolated for any other.
+        extra: class tokens: 1, or 2 with DeiT's distillation token [Touvron2021].
     """
 
-    def __init__(self, width: int, grid: int) -> None:
+    def __init__(self, width: int, grid: int, extra: int = 1) -> None:
         super().__init__()
-        self.grid = grid
-        self.class_token = nn.Parameter(torch.zeros(1, width, 1))
-        self.positions = nn.Parameter(torch.empty(1, width, 1 + grid**2))
+        self.grid, self.extra = grid, extra
+        self.class_token = nn.Parameter(torch.zeros(1, width, extra))
+        self.positions = nn.Parameter(torch.empty(1, width, extra + grid**2))
         nn.init.normal_(self.positions, std=0.02)
 
     def forward(self, patches: Float[Tensor, "b k h w"]) -> Float[Tensor, "b k t"]:
@@ -73,7 +74,7 @@ class Tokens(nn.Module):
     def _positions(self, h: int, w: int) -> Float[Tensor, "1 k t"]:
         if (h, w) == (self.grid, self.grid):
             return self.positions
-        front, rest = self.positions[:, :, :1], self.positions[:, :, 1:]
+        front, rest = self.positions[:, :, : self.extra], self.positions[:, :, self.extra :]
         rest = rest.reshape(1, -1, self.grid, self.grid)
         rest = F.interpolate(rest, size=(h, w), mode="bicubic", align_corners=False)
         return torch.cat([front, rest.flatten(2)], 2)
@@ -165,15 +166,31 @@ class ChannelNorm(nn.LayerNorm):
 
 
 class ClassToken(nn.Module):
-    """Takes the class token (B,K) from tokens (B,K,T)."""
+    """Takes the class tokens (B,K) from tokens (B,K,T); of two, one after the other (B,2K).
 
-    def forward(self, tokens: Float[Tensor, "b k t"]) -> Float[Tensor, "b k"]:
-        """Token 0."""
-        return tokens[:, :, 0]
+    Args:
+        extra: class tokens in front of the patches.
+    """
+
+    def __init__(self, extra: int = 1) -> None:
+        super().__init__()
+        self.extra = extra
+
+    def forward(self, tokens: Float[Tensor, "b k t"]) -> Float[Tensor, "b k2"]:
+        """The first tokens."""
+        return tokens[:, :, : self.extra].transpose(1, 2).flatten(1)
 
 
 def vit_stages(
-    channels: int, n_classes: int, patch: int, grid: int, width: int, depth: int, heads: int, hidden: int
+    channels: int,
+    n_classes: int,
+    patch: int,
+    grid: int,
+    width: int,
+    depth: int,
+    heads: int,
+    hidden: int,
+    extra: int = 1,
 ) -> "OrderedDict[str, nn.Module]":
     """Stages of a vision transformer [Dosovitskiy2021], linear layers drawn from a truncated normal of sd 0.02.
 
@@ -186,15 +203,22 @@ def vit_stages(
         depth: number of blocks.
         heads: of each block's attention.
         hidden: width of each block's layer between.
+        extra: class tokens: 1, or 2 with DeiT's distillation token. The published two heads, whose logits are averaged,
+            are one linear layer over both tokens.
     """
     stages = OrderedDict(
         patch_embed=nn.Conv2d(channels, width, patch, stride=patch),
-        tokens=Tokens(width, grid),
+        tokens=Tokens(width, grid, extra),
         blocks=nn.Sequential(*[Block(width, heads, hidden) for _ in range(depth)]),
         norm=ChannelNorm(width, eps=EPS),
-        class_token=ClassToken(),
-        head=nn.Linear(width, n_classes),
+        class_token=ClassToken(extra),
+        head=nn.Linear(extra * width, n_classes),
     )
+    return draw_weights(stages)
+
+
+def draw_weights(stages: "OrderedDict[str, nn.Module]") -> "OrderedDict[str, nn.Module]":
+    """The same stages, their linear layers drawn from a truncated normal of sd 0.02, biases 0."""
     for module in nn.ModuleList(stages.values()).modules():
         if isinstance(module, nn.Linear):
             nn.init.trunc_normal_(module.weight, std=0.02)

@@ -131,8 +131,8 @@ def layer_names(model: nn.Sequential) -> tuple[str, ...]:
 def inspected_layers(model: nn.Sequential) -> tuple[str, ...]:
     """Layers that studies look at by default, where an architecture has finished a stage.
 
-    The outputs of ResNet's layers, VGG's poolings, DenseNet's blocks, EfficientNet's resolutions, ConvNeXt's stages and
-    four evenly spaced blocks of a vision transformer.
+    The outputs of ResNet's layers, VGG's poolings, DenseNet's blocks, EfficientNet's resolutions, ConvNeXt's stages,
+    four evenly spaced blocks of a vision transformer, and PiT's groups of blocks.
     """
     stages = dict(model.named_children())
     if "layer4" in stages:
@@ -140,6 +140,8 @@ def inspected_layers(model: nn.Sequential) -> tuple[str, ...]:
     blocks = stages.get("blocks")
     if isinstance(blocks, nn.Sequential) and len(blocks) >= 4:
         return tuple(f"blocks.{len(blocks) * i // 4 - 1}" for i in range(1, 5))
+    if isinstance(groups := stages.get("transformers"), nn.Sequential):
+        return tuple(f"transformers.{name}" for name, _ in groups.named_children())
     found = tuple(f"features.{name}" for name in _ends_of_stages(stages.get("features", nn.Identity())))
     found = found or convolutional_stages(model)
     if not found:
