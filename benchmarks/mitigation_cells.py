@@ -36,7 +36,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        return f"{self.study}-{self.artifact}-{self.rate:g}-{self.model}-{self.seed}"
+        return f"{self.study}-{self.artifact}-{100 * self.rate:g}-{self.model}-{self.seed}"
 
 
 def cells(studies: tuple[str, ...] | list[str]) -> Iterator[Cell]:
