@@ -10,11 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 FEW = 4
-"""Positions of the output up to which products are used.
-
-Measured on one core for a forward and backward pass of 512 channels, kernel 3 x 3, batch 64, as multiples of the
-product's time: 2.6 at 2 x 2 positions; gradients of gradients 1.6.
-"""
+"""Positions of the output up to which products are used."""
 
 
 def convolve_by_product(x: Float[Tensor, "b c h w"], layer: nn.Conv2d) -> Float[Tensor, "b k i j"]:
