@@ -67,6 +67,7 @@ def test_sharpness_of_models_in_one_table() -> None:
         "top1_mass",
         "high_frequency",
         "lesion_energy",
+        "lesion_colour",
     }
     own = table[table["model"] == "vanilla"]
     assert (own["difference"] == 0).all() and (own["n"] == 12).all()
