@@ -50,7 +50,7 @@ def test_the_control_has_a_row_of_its_own_and_its_gap_is_taken_off_seed_by_seed(
     controls = results().query("candidate == 'vanilla'").assign(gap=[0.02, -0.01, 0.02])
     row = control_row(controls)
     assert row.candidate.tolist() == ["control (rate 0)"] and row.method.tolist() == ["corrected in 0 of 3 seeds"]
-    assert row.gap.tolist() == pytest.approx([0.01])
+    assert row.gap.tolist() == pytest.approx([0.01]) and text_table(row)["gap recovered"].tolist() == ["-"]
     left = student(np.array([0.28, 0.21, 0.38]))
     assert "{:.3f} [{:.3f}, {:.3f}] of the study's gap".format(*left) in control_sentence(study, controls)
     assert control_row(results()).method.tolist() == ["corrected in 2 of 3 seeds"]

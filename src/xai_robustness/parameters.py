@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError
 
 from xai_robustness.artifacts.insertion import ArtifactParams
 from xai_robustness.attribution.latents import PreprocessingParams
@@ -14,7 +14,6 @@ from xai_robustness.attribution.probe import PreflightParams
 from xai_robustness.attribution.set_params import AttributionSetParams
 from xai_robustness.concepts.params import RetrievalParams
 from xai_robustness.concepts.spectral import RevealParams
-from xai_robustness.corruptions.augment import training_corruptions
 from xai_robustness.datasets.load import DataParams, dataset_info, external_files, raw_root
 from xai_robustness.localization.masks import LocalizationParams
 from xai_robustness.mitigation.params import MitigationParams
@@ -46,11 +45,6 @@ class StudyParams(Params):
     mitigation: MitigationParams = Field(default_factory=MitigationParams)
     comparisons: ComparisonParams = Field(default_factory=ComparisonParams)
     robustness_eval: RobustnessParams = Field(default_factory=RobustnessParams)
-
-    @model_validator(mode="after")
-    def _corruptions_exist(self) -> "StudyParams":
-        training_corruptions(self.training.corruptions.table, self.training.corruptions.names)
-        return self
 
     def data_licence(self) -> str:
         """Licence of the images."""

@@ -36,13 +36,14 @@ def main(env: str, seeds: str, control: bool, params: dict[str, Any]) -> None:
     tables: list[pd.DataFrame] = []
     controls: list[pd.DataFrame] = []
     failed: list[str] = []
+    runs = [("seed", params, tables)]
+    if control:
+        without = {**params, "artifact": {**params.get("artifact", {}), "rate": 0.0}}
+        runs.append(("control of seed", without, controls))
     for seed in [int(word) for word in seeds.replace(",", " ").split()]:
-        for kind, kept in [("seed", tables), *([("control of seed", controls)] if control else [])]:
-            runtime = {**params, "seed": seed}
-            if kept is controls:
-                runtime["artifact"] = {**params.get("artifact", {}), "rate": 0.0}
+        for kind, given, kept in runs:
             try:
-                study, found = _run(project, env, runtime)
+                study, found = _run(project, env, {**given, "seed": seed})
                 kept.append(found.assign(seed=seed))
             except Exception as error:
                 log.exception("%s %d failed", kind.capitalize(), seed)
@@ -55,7 +56,8 @@ def main(env: str, seeds: str, control: bool, params: dict[str, Any]) -> None:
         control_results = pd.concat(controls, ignore_index=True)
         table = pd.concat([table, control_row(control_results)], ignore_index=True)
         words = control_sentence(results, control_results)
-        uncorrected = control_results[control_results.candidate == "vanilla"].assign(candidate=CONTROL)
+        uncorrected = control_results[control_results.candidate == "vanilla"]
+        uncorrected = uncorrected.assign(candidate=CONTROL, gap_recovered=np.nan, clean_loss=np.nan)
         results = pd.concat([results, uncorrected], ignore_index=True)
     folder = project / "data" / "08_reporting" / study
     write(folder, results, table, failed)
@@ -82,7 +84,8 @@ def control_row(controls: pd.DataFrame) -> pd.DataFrame:
     Args:
         controls: `seed_results` of the controls, with a column seed.
     """
-    table = aggregate(controls[controls.candidate == "vanilla"].assign(selected=False))
+    nothing = {"selected": False, "gap_recovered": np.nan, "clean_loss": np.nan}
+    table = aggregate(controls[controls.candidate == "vanilla"].assign(**nothing))
     corrected = int(controls.groupby("seed").selected.any().sum())
     return table.assign(candidate=CONTROL, method=f"corrected in {corrected} of {controls.seed.nunique()} seeds")
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tests.models.tiny import image_set, tiny_stages
 
-from xai_robustness.corruptions.augment import CorruptionAugmentation, training_corruptions
+from xai_robustness.corruptions.augment import CorruptionAugmentation, CorruptionTraining
 from xai_robustness.datasets.base import DatasetInfo, ImageSet
 from xai_robustness.models.checkpoint import load_description, load_model
 from xai_robustness.models.training import TrainingJob, TrainingParams
@@ -24,53 +24,42 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(MODELS._entries, "tiny", tiny_stages)
 
 
-class Recorded(CorruptionAugmentation):
-    """Remembers what it was given."""
-
-    def __init__(self) -> None:
-        super().__init__(["contrast"])
-        self.seen: list[tuple[int, int, tuple[int, ...]]] = []
-
-    def __call__(self, images, sample_ids, seed, epoch=0):
-        self.seen.append((seed, epoch, tuple(int(i) for i in sample_ids)))
-        return super().__call__(images, sample_ids, seed, epoch)
-
-
-def trained(folder: Path, augmentation: object = None, **changes: object) -> torch.nn.Sequential:
+def trained(folder: Path, **changes: object) -> torch.nn.Sequential:
     params = SETTINGS.model_copy(update=changes)
-    TrainingJob(
-        ModelParams(name="tiny"), image_set(24), image_set(12, seed=1), params, 3, "cpu", None, augmentation
-    ).write(folder)
+    TrainingJob(ModelParams(name="tiny"), image_set(24), image_set(12, seed=1), params, 3, "cpu").write(folder)
     return load_model(folder)
 
 
-def test_every_training_image_is_corrupted_once_an_epoch_and_no_other(tmp_path):
-    augmentation = Recorded()
+def test_every_training_image_is_corrupted_once_an_epoch_and_no_other(tmp_path, monkeypatch):
+    seen: list[tuple[int, int, tuple[int, ...]]] = []
+    corrupt = CorruptionAugmentation.__call__
+
+    def recorded(self, images, sample_ids, seed, epoch=0):
+        seen.append((seed, epoch, tuple(int(i) for i in sample_ids)))
+        return corrupt(self, images, sample_ids, seed, epoch)
+
+    monkeypatch.setattr(CorruptionAugmentation, "__call__", recorded)
     corrupted = TrainingParams.model_validate({"corruptions": {"table": "standard", "names": ["contrast"]}}).corruptions
-    model = trained(tmp_path / "corrupted", augmentation, corruptions=corrupted, epochs=2)
+    model = trained(tmp_path / "corrupted", corruptions=corrupted, epochs=2)
     for epoch in (1, 2):
-        ids = [i for seed, at, batch in augmentation.seen if (seed, at) == (3, epoch) for i in batch]
+        ids = [i for seed, at, batch in seen if (seed, at) == (3, epoch) for i in batch]
         assert sorted(ids) == image_set(24).sample_ids.tolist()
-    plain = trained(tmp_path / "plain", augmentation, epochs=2)
-    assert len(augmentation.seen) == 4
+    plain = trained(tmp_path / "plain", epochs=2)
+    assert len(seen) == 4
     assert not torch.equal(model.fc.weight, plain.fc.weight)
     assert load_description(tmp_path / "corrupted")["training"]["corruptions"]["names"] == ["contrast"]
 
 
-def test_corruptions_that_are_not_given_or_do_not_fit_are_refused():
+def test_corruptions_that_do_not_fit_are_refused():
     asked = TrainingParams.model_validate({"corruptions": {"table": "standard"}})
-    with pytest.raises(InputError, match=r"augmentation parameter of TrainingJob.*Got None.*training_corruptions"):
-        TrainingJob(ModelParams(name="tiny"), image_set(24), image_set(12, seed=1), asked, 0, "cpu")
     info = DatasetInfo("ecg", "multi-class", ("a", "b", "c"), "none")
     signals = ImageSet(np.zeros((6, 1, 40, 2), np.float32), np.arange(6) % 3, np.arange(6), info)
-    with pytest.raises(InputError, match="Got signals instead; pass images"):
-        TrainingJob(
-            ModelParams(name="tiny"), signals, signals, asked, 0, "cpu", None, training_corruptions("standard", ["all"])
-        )
+    with pytest.raises(InputError, match=r"Got signals instead; set training\.corruptions\.table to null"):
+        TrainingJob(ModelParams(name="tiny"), signals, signals, asked, 0, "cpu")
     with pytest.raises(InputError, match=r"images parameter of CorruptionAugmentation must be in \[0,1\]"):
         CorruptionAugmentation(["contrast"])(torch.full((1, 1, 4, 4), 2.0), [0], 0)
-    assert training_corruptions(None, ["all"]) is None
-    assert len(training_corruptions("breastmnist", ["all"]).names) == 7
+    assert CorruptionTraining().augmentation() is None
+    assert len(CorruptionTraining(table="breastmnist").augmentation().names) == 7
 
 
 @pytest.mark.parametrize(

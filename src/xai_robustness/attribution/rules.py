@@ -175,16 +175,14 @@ class Split(Rule):
 
 
 class MaxPool(Rule):
-    """Max pooling: the largest input of a window gets all. It is searched with channels last, which is much faster."""
+    """Max pooling: the largest input of a window gets all. It is searched with channels last, where a CPU is faster."""
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """The largest inputs."""
         x, module = inputs[0], self.module
         assert isinstance(module, nn.MaxPool2d)
-        own = self.original is not nn.MaxPool2d.forward  # a subclass that pools otherwise
-        if own or x.device.type != "cpu" or module.return_indices:
-            return self.original(module, x)
-        return _MaxPool.apply(x, module)
+        plain = self.original is nn.MaxPool2d.forward and not module.return_indices  # a subclass may pool otherwise
+        return _MaxPool.apply(x, module) if plain and x.device.type == "cpu" else self.original(module, x)
 
     def relevance(self, inputs: tuple[Tensor, ...], output: Tensor | None, above: Tensor) -> tuple[Tensor | None, ...]:
         """Not called: the gradient of the maximum moves relevance to where it was."""

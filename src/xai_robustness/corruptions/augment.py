@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from pydantic import Field, model_validator
 
 from xai_robustness.corruptions.base import CORRUPTIONS, Images, check_images
 from xai_robustness.corruptions.tables import STANDARD, constants, corruptions_of
 from xai_robustness.randomness import numpy_rng, torch_rng
-from xai_robustness.types import InputError
+from xai_robustness.types import InputError, Params
 
 IDENTITY = "identity"
 
@@ -71,16 +72,23 @@ def between(five: Sequence[Any], rng: Any) -> Any:
     return whole - 1 if first % 2 and last % 2 and first >= 3 and whole % 2 == 0 else whole
 
 
-def training_corruptions(table: str | None, names: Sequence[str]) -> CorruptionAugmentation | None:
-    """The corruptions of a training, or None for training on the images as they are.
+class CorruptionTraining(Params):
+    """Training images are corrupted, each by one corruption or none, anew in every epoch [DiSalvo2024]."""
 
-    Args:
-        table: severity table; None: no corruption.
-        names: corruptions; ["all"]: every one of the table.
+    table: str | None = Field(None, description="severity table: standard, or a data set of MedMNIST-C; null: none")
+    names: list[str] = Field(["all"], min_length=1, description="corruptions; [all]: every one of the table")
 
-    Raises:
-        InputError: no such table, no such corruption, or one that the table does not hold.
-    """
-    if table is None:
-        return None
-    return CorruptionAugmentation(None if list(names) == ["all"] else names, table)
+    @model_validator(mode="after")
+    def _known(self) -> "CorruptionTraining":
+        self.augmentation()
+        return self
+
+    def augmentation(self) -> CorruptionAugmentation | None:
+        """The corruptions of a training, or None for training on the images as they are.
+
+        Raises:
+            InputError: no such table, no such corruption, or one that the table does not hold.
+        """
+        if self.table is None:
+            return None
+        return CorruptionAugmentation(None if self.names == ["all"] else self.names, self.table)

@@ -5,6 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
+from xai_robustness.metrics.agreement import spearman
 from xai_robustness.types import InputError
 
 WINDOW = 5
@@ -58,17 +59,4 @@ def colour_agreement(
 
 
 def _spearman(a: Float[Tensor, " p"], b: Float[Tensor, " p"]) -> Float[Tensor, ""]:
-    undefined = a.new_tensor(torch.nan)
-    if len(a) < 3 or not bool(a.isfinite().all() & b.isfinite().all()):
-        return undefined
-    x, y = (_ranks(values) for values in (a, b))
-    scale = (x.square().sum() * y.square().sum()).sqrt()
-    return (x * y).sum() / scale if scale > 0 else undefined
-
-
-def _ranks(values: Float[Tensor, " p"]) -> Float[Tensor, " p"]:
-    """Ranks around 0, ties at their mean rank."""
-    _, group, counts = values.unique(return_inverse=True, return_counts=True)
-    last = counts.cumsum(0).double()
-    ranks = (last - (counts.double() - 1) / 2)[group]
-    return ranks - ranks.mean()
+    return spearman(a[None, None], b[None, None])[0] if len(a) >= 3 else a.new_tensor(torch.nan)

@@ -1,6 +1,5 @@
 """The verdict on one page: a self-contained HTML document with its figures, readable without the project."""
 
-import base64
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -8,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from xai_robustness.figures.html import document, embedded
 from xai_robustness.mitigation.base import REFERENCE
 
 STYLE = """
@@ -77,14 +77,10 @@ def report_html(
         "<h2>Every method's best correction</h2>",
         _methods(selection, pd.concat([table for table in tables if len(table)], ignore_index=True)),
         f"<p class=small>{LEGEND}</p>",
-        *[_figure(caption, png) for caption, png in figures.items()],
+        *[embedded(caption, png) for caption, png in figures.items()],
         _fingerprints(verdict.get("fingerprints", {})),
     ]
-    return (
-        f"<!doctype html><html lang=en><head><meta charset=utf-8><title>{escape(study)}: verdict</title>"
-        f"<meta name=viewport content='width=device-width'><style>{STYLE}</style></head>"
-        f"<body>{''.join(parts)}</body></html>\n"
-    )
+    return document(f"{study}: verdict", STYLE, "".join(parts))
 
 
 def _criteria(criteria: Sequence[Mapping[str, Any]]) -> str:
@@ -137,12 +133,6 @@ def _cell(rows: pd.DataFrame, metric: str) -> str:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
-
-
-def _figure(caption: str, png: bytes) -> str:
-    source = base64.b64encode(png).decode("ascii")
-    words = escape(caption)
-    return f"<figure><img alt='{words}' src='data:image/png;base64,{source}'><figcaption>{words}</figcaption></figure>"
 
 
 def _fingerprints(marks: Mapping[str, str]) -> str:

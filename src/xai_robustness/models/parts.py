@@ -8,7 +8,6 @@ from pydantic import Field
 
 from xai_robustness.datasets.base import ImageSet
 from xai_robustness.models.adversarial import TrainingAttack
-from xai_robustness.models.augmentation import Augmentation
 from xai_robustness.models.training import TrainingJob, TrainingParams
 from xai_robustness.models.zoo import ModelParams
 from xai_robustness.randomness import numpy_rng, seed_for
@@ -34,7 +33,6 @@ class PartsJob:
         seed: seed of the run; each model has its own stream.
         device: where to train.
         attack: the attack of adversarial training, where the recipe has one.
-        augmentation: the corruptions of training images, where the recipe has any.
     """
 
     model: ModelParams
@@ -45,7 +43,6 @@ class PartsJob:
     seed: int
     device: str
     attack: TrainingAttack | None = None
-    augmentation: Augmentation | None = None
 
     def write(self, folder: Path) -> None:
         """Train what `folder` lacks."""
@@ -53,8 +50,8 @@ class PartsJob:
         recipe = self.training.model_copy(update={"checkpoint": None})
         for i, rows in enumerate(disjoint_parts(self.train.labels, self.parts.n, self.seed)):
             own = seed_for(self.seed, "part", i) % 2**31
-            part, given = self.train.subset(rows), (self.attack, self.augmentation)
-            TrainingJob(self.model, part, self.val, recipe, own, self.device, *given).write(folder / f"part_{i}")
+            job = TrainingJob(self.model, self.train.subset(rows), self.val, recipe, own, self.device, self.attack)
+            job.write(folder / f"part_{i}")
 
 
 def disjoint_parts(labels: np.ndarray, n: int, seed: int) -> list[np.ndarray]:

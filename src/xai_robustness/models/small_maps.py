@@ -10,7 +10,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 FEW = 4
-"""Positions of the output up to which products are used."""
+"""Positions of the output up to which products are used.
+
+Gradients of gradients of a ResNet18 at 28 pixels, batch 32, one core: 1.2 times faster as a whole.
+"""
 
 
 def convolve_by_product(x: Float[Tensor, "b c h w"], layer: nn.Conv2d) -> Float[Tensor, "b k i j"]:

@@ -20,9 +20,9 @@ from pydantic import Field
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from xai_robustness.corruptions.augment import CorruptionTraining
 from xai_robustness.datasets.base import ImageSet
 from xai_robustness.models.adversarial import AdversarialParams, FreeSteps, TrainingAttack
-from xai_robustness.models.augmentation import Augmentation, CorruptionTraining
 from xai_robustness.models.checkpoint import (
     DESCRIPTION,
     build_from,
@@ -120,7 +120,6 @@ class TrainingJob:
         seed: seed of the run: initial weights, order, augmentation, dropout.
         device: where to train.
         attack: makes the images of adversarial training, if the parameters ask for it.
-        augmentation: corrupts training images, if the parameters ask for it.
     """
 
     def __init__(
@@ -132,7 +131,6 @@ class TrainingJob:
         seed: int,
         device: str,
         attack: TrainingAttack | None = None,
-        augmentation: Augmentation | None = None,
     ) -> None:
         self.model, self.train, self.val = model, train, val
         self.params, self.seed, self.device = params, seed, torch.device(device)
@@ -142,12 +140,11 @@ class TrainingJob:
                 "The attack parameter of TrainingJob must be an attack where training.adversarial asks for one. "
                 "Got None instead; pass attacks.training.training_attack(params.adversarial)."
             )
-        self.augmentation = augmentation if params.corruptions.active else None
-        if params.corruptions.active and (augmentation is None or train.is_signal):
+        self.augmentation = params.corruptions.augmentation()
+        if self.augmentation is not None and train.is_signal:
             raise InputError(
-                "The augmentation parameter of TrainingJob must be corruptions of images where training.corruptions "
-                f"asks for them. Got {'signals' if train.is_signal else None} instead; pass images and "
-                "corruptions.augment.training_corruptions(table, names)."
+                "The train parameter of TrainingJob must be images where training.corruptions asks for corruptions. "
+                "Got signals instead; set training.corruptions.table to null."
             )
 
     def write(self, folder: Path) -> None:

@@ -16,6 +16,7 @@ from xai_robustness.concepts.neuron_views import MARKED_COLUMNS
 from xai_robustness.concepts.review import read_review
 from xai_robustness.datasets.base import ImageSet, take
 from xai_robustness.figures.style import DIVERGING, pixels
+from xai_robustness.models.checkpoint import write_atomically
 
 SIDE = 96
 """Pixels of a thumbnail's longer side, at least."""
@@ -108,9 +109,7 @@ class ReviewData:
 def write_table(table: pd.DataFrame, path: Path) -> None:
     """Write a table so that it is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    table.to_csv(partial, index=False)
-    partial.replace(path)
+    write_atomically(path, table.to_csv(index=False))
 
 
 def png_address(image: np.ndarray) -> str:

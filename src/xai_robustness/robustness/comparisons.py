@@ -9,7 +9,6 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 from torch import nn
 
 from xai_robustness.attacks.training import training_attack
-from xai_robustness.corruptions.augment import training_corruptions
 from xai_robustness.datasets.base import ImageSet
 from xai_robustness.models.checkpoint import load_model
 from xai_robustness.models.training import TrainingJob, TrainingParams
@@ -60,7 +59,7 @@ class ComparisonParams(Params):
             InputError: a difference that no training knows, or a value that it refuses.
         """
         try:
-            recipe = TrainingParams.model_validate(_merged(training.model_dump(), self.models[name]))
+            return TrainingParams.model_validate(_merged(training.model_dump(), self.models[name]))
         except ValidationError as error:
             first = error.errors()[0]
             place, message = ".".join(str(part) for part in first["loc"]), first["msg"].removeprefix("Value error, ")
@@ -68,8 +67,6 @@ class ComparisonParams(Params):
                 f"The comparisons.models.{name} parameter must be differences of `training` that it knows. "
                 f"Got {place}: {first['input']!r} instead ({message})."
             ) from None
-        training_corruptions(recipe.corruptions.table, recipe.corruptions.names)
-        return recipe
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -112,8 +109,7 @@ class ComparisonJob:
             if recipe.start in places:
                 recipe = recipe.model_copy(update={"start": str(places[recipe.start])})
             attack = training_attack(recipe.adversarial)
-            corruptions = training_corruptions(recipe.corruptions.table, recipe.corruptions.names)
-            job = TrainingJob(self.model, self.train, self.val, recipe, self.seed, self.device, attack, corruptions)
+            job = TrainingJob(self.model, self.train, self.val, recipe, self.seed, self.device, attack)
             job.write(folder / name)
 
 

@@ -1,11 +1,12 @@
 """The one table on one page: a self-contained HTML document with its figures."""
 
-import base64
 import math
 from collections.abc import Mapping
 from html import escape
 
 import pandas as pd
+
+from xai_robustness.figures.html import document, embedded
 
 STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;color:#1a1a1a;max-width:72rem;margin:2rem auto;padding:0 1.2rem}
@@ -41,13 +42,12 @@ def robustness_html(study: str, table: pd.DataFrame, figures: Mapping[str, bytes
         n = int(rows["n"].max())
         name = str(metric).removeprefix("test/").replace("_", " ").replace("/", ", ")
         lines.append(f"<tr><td>{escape(name)}<br><span>n = {n}</span></td>{cells}</tr>")
-    pictures = "".join(_figure(caption, png) for caption, png in figures.items())
-    return (
-        f"<!doctype html><html lang=en><head><meta charset=utf-8><title>{escape(study)}: robustness</title>"
-        f"<meta name=viewport content='width=device-width'><style>{STYLE}</style></head><body>"
+    pictures = "".join(embedded(caption, png) for caption, png in figures.items())
+    body = (
         f"<h1>Robustness of the models of study {escape(study)}</h1><p class=small>{LEGEND}</p>"
-        f"<table><tr><th>Quantity</th>{head}</tr>{''.join(lines)}</table>{pictures}</body></html>\n"
+        f"<table><tr><th>Quantity</th>{head}</tr>{''.join(lines)}</table>{pictures}"
     )
+    return document(f"{study}: robustness", STYLE, body)
 
 
 def _cell(row: pd.DataFrame) -> str:
@@ -58,11 +58,3 @@ def _cell(row: pd.DataFrame) -> str:
         return f"<td>{text}</td>"
     sure = " class=sure" if p < 0.05 else ""
     return f"<td{sure}>{text}<br><span>{difference:+.3f}, p {'&lt; 0.001' if p < 0.001 else f'= {p:.3f}'}</span></td>"
-
-
-def _figure(caption: str, png: bytes) -> str:
-    data = base64.b64encode(png).decode()
-    return (
-        f"<figure><img src='data:image/png;base64,{data}' alt='{escape(caption)}'><figcaption>{escape(caption)}"
-        "</figcaption></figure>"
-    )

@@ -17,7 +17,7 @@ from xai_robustness.concepts.virelay import VirelayJob
 from xai_robustness.datasets.base import ImageSet, take
 from xai_robustness.figures.reveal import embedding_figure, prototype_figure
 from xai_robustness.models.saved import Classifier
-from xai_robustness.pipelines.reveal.concepts import draw_glocal, draw_neurons
+from xai_robustness.pipelines.reveal.concepts import Explained, draw_glocal, draw_neurons
 
 THUMBNAILS = 6
 
@@ -117,14 +117,12 @@ def plot_neurons(
     device: str,
 ) -> tuple[Figure, Figure]:
     """Draw what the first neurons answer to, and take the most typical sample of the first suspect apart."""
-    images = images_fit["train/biased"]
-    gallery = draw_neurons(
-        neuron_ranking, neuron_references, spurious_neurons, latents, classifier.model, images, params.neurons, device
-    )
+    samples = Explained(latents, classifier.model, images_fit["train/biased"], device)
+    gallery = draw_neurons(neuron_ranking, neuron_references, spurious_neurons, samples, params.neurons)
     first = suspects.sort_values("rank")["suspect"].iloc[:1]
-    own = suspect_members.loc[suspect_members["suspect"].isin(first), "sample_id"].iloc[:1]
-    glocal = draw_glocal(own, neuron_references, latents, classifier.model, images, params.neurons, device)
-    return gallery, glocal
+    own = suspect_members.loc[suspect_members["suspect"].isin(first), "sample_id"]
+    typical = int(own.iloc[0]) if len(own) else None
+    return gallery, draw_glocal(typical, neuron_references, latents, samples, params.neurons)
 
 
 def export_virelay(

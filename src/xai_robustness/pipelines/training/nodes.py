@@ -4,7 +4,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from xai_robustness.attacks.training import training_attack
-from xai_robustness.corruptions.augment import training_corruptions
 from xai_robustness.datasets.base import ImageSet
 from xai_robustness.figures.training import curves
 from xai_robustness.metrics.classification import classification_metrics
@@ -21,9 +20,7 @@ def train_classifier(
 ) -> TrainingJob:
     """Train on the biased training images, stop early on the biased validation images."""
     attack = training_attack(training.adversarial)
-    corruptions = training_corruptions(training.corruptions.table, training.corruptions.names)
-    train, val = images_fit["train/biased"], images_fit["val/biased"]
-    return TrainingJob(model, train, val, training, seed, device, attack, corruptions)
+    return TrainingJob(model, images_fit["train/biased"], images_fit["val/biased"], training, seed, device, attack)
 
 
 def train_part_classifiers(
@@ -31,9 +28,7 @@ def train_part_classifiers(
 ) -> PartsJob:
     """Train one model on each of several disjoint parts of the training images, where the parameters ask for them."""
     attack = training_attack(training.adversarial)
-    corruptions = training_corruptions(training.corruptions.table, training.corruptions.names)
-    train, val = images_fit["train/biased"], images_fit["val/biased"]
-    return PartsJob(model, train, val, training, parts, seed, device, attack, corruptions)
+    return PartsJob(model, images_fit["train/biased"], images_fit["val/biased"], training, parts, seed, device, attack)
 
 
 def evaluate_classifier(
