@@ -248,7 +248,7 @@ class MitigationParams(Params):
     cache_gigabytes: Annotated[float, NEUTRAL] = Field(
         8.0, ge=0, description="most space on disk for activations that candidates share; 0: compute them every time"
     )
-    eval_batch_size: Annotated[int, NEUTRAL] = Field(256, ge=1, description="images evaluated at once")
+    eval_batch_size: Annotated[int, NEUTRAL] = Field(128, ge=1, description="images evaluated at once")
 
     @field_validator("tcav_cav")
     @classmethod

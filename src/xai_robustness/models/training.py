@@ -66,7 +66,7 @@ class TrainingParams(Params):
     head_lr: float = Field(1e-3, gt=0, description="Learning rate of the head epochs.")
     adversarial: AdversarialParams = Field(default_factory=AdversarialParams)
     corruptions: CorruptionTraining = Field(default_factory=CorruptionTraining)
-    eval_batch_size: Annotated[int, NEUTRAL] = Field(256, ge=1, description="Images at once in validation.")
+    eval_batch_size: Annotated[int, NEUTRAL] = Field(128, ge=1, description="Images at once in validation.")
 
     @property
     def total_epochs(self) -> int:
