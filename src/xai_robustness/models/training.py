@@ -313,12 +313,12 @@ class _Run:
 
 
 def make_optimizer(model: nn.Module, params: TrainingParams) -> torch.optim.Optimizer:
-    """The optimizer that the parameters name, over all weights that need gradients."""
+    """The optimizer that the parameters name, over all weights that need gradients; Adam in torch's fused form."""
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     if params.optimizer == "sgd":
         return torch.optim.SGD(weights, params.lr, params.momentum, weight_decay=params.weight_decay)
     kind = torch.optim.Adam if params.optimizer == "adam" else torch.optim.AdamW
-    return kind(weights, params.lr, weight_decay=params.weight_decay)
+    return kind(weights, params.lr, weight_decay=params.weight_decay, fused=True)
 
 
 @contextmanager
