@@ -134,6 +134,26 @@ def test_float16_keeps_small_and_large_attributions(tmp_path, made) -> None:
         np.testing.assert_allclose(small.attributions(NOISY, key) * 1e9, expected, atol=2e-3 * peak)
 
 
+def test_autocast_changes_little_and_not_what_needs_full_precision(tmp_path) -> None:
+    exact = ["lrp", {"method": "occlusion", "options": {"patch_size": 4}}]
+    half = ["saliency", IG, "smooth_grad", "grad_cam_plus_plus", "guided_backprop"]
+    for autocast in ("none", "bfloat16"):
+        made = job(methods=[*exact, *half], autocast=autocast)
+        made.write(tmp_path / autocast)
+    assert all(
+        "forward" not in vars(s.compute.model) for s in made.streams.values() if isinstance(s.compute, Explained)
+    )
+    full, low = (contents(tmp_path / autocast) for autocast in ("none", "bfloat16"))
+    assert full.keys() == low.keys()
+    for key in full:
+        if not key.startswith(f"{NOISY}/attributions") or key.split("/")[-1].startswith(("lrp", "occlusion")):
+            assert np.array_equal(full[key], low[key]), key
+            continue
+        a, b = (values[key].reshape(8, -1) for values in (full, low))
+        lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+        assert not np.array_equal(a, b) and ((a * b).sum(1) > 0.97 * lengths).all(), key
+
+
 def test_decorrelated_methods_explain_their_own_model(tmp_path) -> None:
     job(decorrelated=["saliency", "grad_cam"]).write(tmp_path / "set.zarr")
     found = AttributionSet(open_arrays(tmp_path / "set.zarr"))

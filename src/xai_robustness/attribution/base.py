@@ -96,6 +96,9 @@ class Attributor(ABC):
     uses_gradient: ClassVar[bool] = False
     """Whether `attribute` asks for `self.gradient`, so that methods can share it."""
 
+    full_precision: ClassVar[bool] = False
+    """Whether the method compares sums or small differences, which half precision would round away."""
+
     def __init__(self, model: nn.Module, batch_size: int = 64) -> None:
         check_option("Attributor", "batch_size", batch_size, batch_size >= 1, "at least 1")
         self.model: Any = model

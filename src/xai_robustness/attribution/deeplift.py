@@ -154,6 +154,8 @@ class _Compare(_Nonlinear):
 class _Comparison(Attributor):
     """DeepLIFT of images against weighted references; subclasses say which."""
 
+    full_precision = True
+
     def references(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """References (R·B,C,…), or (R,C,…) for all images alike, and their weights (R,)."""
         raise TypeError("a subclass says which")

@@ -23,6 +23,8 @@ class Cam(LayerMap):
     Its mean over positions plus the bias is the logit, which is checked: other heads are refused.
     """
 
+    full_precision = True
+
     def evidence(self, images: Tensor, targets: Tensor, layers: Sequence[str]) -> Evidence:
         """Activations, and the classifier's weights at every position in place of the gradient."""
         head = [module for module in self.model.modules() if isinstance(module, nn.Linear)][-1:]

@@ -184,6 +184,8 @@ class LrpAttributor(Attributor):
         batch_size: images at once.
     """
 
+    full_precision = True
+
     def __init__(self, model: nn.Sequential, composite: str = "epsilon_plus_flat", batch_size: int = 64) -> None:
         super().__init__(model, batch_size)
         COMPOSITES.checked(composite)

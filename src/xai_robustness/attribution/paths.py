@@ -54,7 +54,7 @@ class IntegratedGradients(Attributor):
 
         first, rest = split_affine(self.model)
         with torch.no_grad():
-            start, end = first(baseline), first(images)
+            start, end = (first(ends).to(images.dtype) for ends in (baseline, images))
         steps, shares = (each.reshape(-1, *[1] * end.ndim) for each in (steps, shares))
 
         def points(rows: slice, places: range) -> Tensor:

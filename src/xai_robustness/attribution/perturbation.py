@@ -68,6 +68,8 @@ def masked_logits(
 class _Windows(Attributor):
     """Losses of the target logit under windows, spread over what they cover."""
 
+    full_precision = True
+
     def __init__(
         self,
         model: nn.Module,

@@ -65,6 +65,9 @@ class AttributionSetParams(Params):
     n_samples: int | None = Field(None, ge=1, description="Images of each set, drawn by the seed; null: all.")
     target: Literal["predicted", "label"] = Field("predicted", description="Explained class, of the noisy image.")
     dtype: Literal["float16", "float32"] = Field("float32", description="Attributions; float16 are scaled, see docs.")
+    autocast: Literal["none", "bfloat16", "float16"] = Field(
+        "none", description="Precision of the models' passes, but for methods that need the full one; see docs."
+    )
     export: list[Export] = Field([], description="Files beside the store: zarr_zip, pt.")
     chunk: Annotated[int, NEUTRAL] = Field(64, ge=1, description="Samples of a chunk, the unit of resuming.")
     workers: Annotated[WorkersParams, NEUTRAL] = Field(WorkersParams(), description="Who computes.")

@@ -1,13 +1,16 @@
 """Rows of an attribution set: what a chunk's images, methods and means are."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from xai_robustness.attribution.base import ATTRIBUTORS
 from xai_robustness.attribution.many import attribute_many
 from xai_robustness.attribution.probe import BatchSize, in_batches
 from xai_robustness.attribution.set_params import AttributionSetParams, MethodSpec
@@ -57,13 +60,14 @@ class Explained:
 
         def run(rows: slice) -> dict[str, np.ndarray]:
             noisy, targets = self._inputs(rows)
-            found = attribute_many(methods, noisy, targets, len(noisy))
+            with self._precision():
+                found = attribute_many(methods, noisy, targets, len(noisy))
             arrays: dict[str, np.ndarray] = {}
             for key, attribution in found.attributions.items():
-                arrays |= packed(key, attribution.cpu(), self.params.dtype)
+                arrays |= packed(key, attribution.float().cpu(), self.params.dtype)
                 if self.own_logits:
                     arrays |= {
-                        f"logits/{key}": found.logits.cpu().numpy(),
+                        f"logits/{key}": found.logits.float().cpu().numpy(),
                         f"targets/{key}": found.targets.cpu().numpy(),
                     }
             return arrays
@@ -73,9 +77,18 @@ class Explained:
 
     def _inputs(self, rows: slice) -> tuple[Tensor, Tensor | None]:
         noisy = noisy_images(self.images, rows, self.noise, self.seed).to(self.device)
-        if self.params.target == "predicted":
+        if self.params.target == "label":
+            return noisy, torch.from_numpy(self.images.labels[rows]).to(self.device)
+        if self.params.autocast == "none":
             return noisy, None
-        return noisy, torch.from_numpy(self.images.labels[rows]).to(self.device)
+        with borrow(self.model), torch.no_grad():  # the class is that of full precision
+            return noisy, self.model(noisy).argmax(1)
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        exact = any(getattr(ATTRIBUTORS[spec.method], "full_precision", False) for spec in self.specs)
+        if exact or self.params.autocast == "none":
+            return nullcontext()
+        return torch.autocast(torch.device(self.device).type, dtype=getattr(torch, self.params.autocast))
 
     def trial(self, n: int) -> None:
         """Explain n of the images, for the probe."""
@@ -83,7 +96,8 @@ class Explained:
         methods = {spec.key: spec.create(model, self.mean_image, self.seed) for spec in self.specs}
         rows = torch.arange(n) % len(self.images)
         images = self.images.tensor(rows.numpy()).to(self.device)
-        attribute_many(methods, images, None, n)
+        with self._precision():
+            attribute_many(methods, images, None, n)
 
 
 @dataclass(frozen=True)

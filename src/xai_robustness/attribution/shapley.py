@@ -61,6 +61,8 @@ class _Coalitions(Attributor):
         internal_batch_size: forward passes at once, images times coalitions.
     """
 
+    full_precision = True
+
     default_samples: ClassVar[int]
 
     def __init__(
