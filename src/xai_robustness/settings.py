@@ -3,10 +3,9 @@
 import warnings
 from pathlib import Path
 
-from kedro.config import OmegaConfigLoader
-
 from xai_robustness.hooks.mlflow import MlflowHooks
 from xai_robustness.hooks.reproducibility import ReproducibilityHooks
+from xai_robustness.io.config import PresetConfigLoader
 from xai_robustness.session import IncrementalSession
 
 warnings.filterwarnings("ignore", message="register_new_resolver", category=UserWarning)
@@ -14,7 +13,7 @@ warnings.filterwarnings("ignore", message="register_new_resolver", category=User
 SESSION_CLASS = IncrementalSession
 DISABLE_HOOKS_FOR_PLUGINS = ("kedro-viz",)  # its run status file is for full runs alone
 HOOKS = (ReproducibilityHooks(), MlflowHooks())
-CONFIG_LOADER_CLASS = OmegaConfigLoader
+CONFIG_LOADER_CLASS = PresetConfigLoader
 CONFIG_LOADER_ARGS = {
     "base_env": "base",
     "default_run_env": "local",

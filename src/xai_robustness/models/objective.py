@@ -35,8 +35,12 @@ def positive_weights(labels: Shaped[np.ndarray, "n k"]) -> Float[Tensor, " k"]:
     return torch.from_numpy(weights).float()
 
 
-def loss_for(task: Task, labels: np.ndarray, n_classes: int, weighted: bool, device: str | torch.device) -> Loss:
+def loss_for(
+    task: Task, labels: np.ndarray, n_classes: int, weighted: bool, device: str | torch.device, smoothing: float = 0.0
+) -> Loss:
     """The loss of logits (B,K) and labels: cross entropy, or binary cross entropy per label for multi-label tasks.
+
+    Labels of cross entropy are classes (B,), or shares of them (B,K) where images are mixed.
 
     Args:
         task: the data set's task; ordinal labels are treated as classes.
@@ -44,6 +48,7 @@ def loss_for(task: Task, labels: np.ndarray, n_classes: int, weighted: bool, dev
         n_classes: number of logits K.
         weighted: whether classes (positives of a label) are balanced by weights.
         device: where the loss is computed.
+        smoothing: share of each label that is spread over all classes; for one label a sample alone.
 
     Returns:
         A function to a scalar, the weighted mean over the batch.
@@ -52,7 +57,7 @@ def loss_for(task: Task, labels: np.ndarray, n_classes: int, weighted: bool, dev
         positive = positive_weights(labels).to(device) if weighted else None
         return lambda logits, y: F.binary_cross_entropy_with_logits(logits, y.to(logits.dtype), pos_weight=positive)
     weights = class_weights(labels, n_classes).to(device) if weighted else None
-    return lambda logits, y: F.cross_entropy(logits, y, weight=weights)
+    return lambda logits, y: F.cross_entropy(logits, y, weight=weights, label_smoothing=smoothing)
 
 
 def scores(

@@ -10,19 +10,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
-from pydantic import Field
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from xai_robustness.corruptions.augment import CorruptionTraining
 from xai_robustness.datasets.base import ImageSet
-from xai_robustness.models.adversarial import AdversarialParams, FreeSteps, TrainingAttack
+from xai_robustness.models.adversarial import FreeSteps, TrainingAttack
 from xai_robustness.models.checkpoint import (
     DESCRIPTION,
     build_from,
@@ -37,59 +35,15 @@ from xai_robustness.models.inputs import channel_statistics, flip, flip_draws, i
 from xai_robustness.models.modes import borrow
 from xai_robustness.models.objective import SCORES, loss_for, scores
 from xai_robustness.models.phases import Phases
+from xai_robustness.models.training_params import TrainingParams as TrainingParams
+from xai_robustness.models.training_params import plateau_factor
+from xai_robustness.models.transforms import Mixing, Transforms
 from xai_robustness.models.zoo import ModelParams
 from xai_robustness.progress import progress
 from xai_robustness.randomness import seed_for, torch_rng
-from xai_robustness.types import NEUTRAL, InputError, Params
+from xai_robustness.types import InputError
 
 HISTORY, STATE, BEST = "history.csv", ".state.pt", ".best.safetensors"
-
-
-class TrainingParams(Params):
-    """How the classifier is trained; the checkpoint kept is the epoch with the best validation balanced accuracy."""
-
-    epochs: int = Field(12, ge=1, description="Most passes over the training images.")
-    batch_size: int = Field(64, ge=2, description="Images a step; the last batches are evened out, none is tiny.")
-    lr: float = Field(1e-3, gt=0, description="Learning rate of the first epoch.")
-    optimizer: Literal["sgd", "adam", "adamw"] = Field("adam", description="Optimizer.")
-    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd.")
-    weight_decay: float = Field(0.0, ge=0, description="Weight decay.")
-    scheduler: Literal["none", "cosine", "multistep", "one_cycle"] = Field("cosine", description="Learning rate.")
-    milestones: list[int] = Field([], description="multistep: epochs after which the rate is divided by 10.")
-    class_weights: bool = Field(True, description="Balance classes in the loss by their frequency in training.")
-    patience: int | None = Field(None, ge=1, description="Stop after this many epochs without a better one.")
-    augment: bool = Field(False, description="Flip each image horizontally and vertically, each with rate 0.25.")
-    checkpoint: str | None = Field(None, description="Weights that are checked and used instead of training.")
-    start: str | None = Field(None, description="Weights that training starts from, checked against the model.")
-    frozen_to: str | None = Field(None, description="Layer up to which weights and batch norms stay as they are.")
-    head_epochs: int = Field(0, ge=0, description="Epochs before the others that train the head alone.")
-    head_lr: float = Field(1e-3, gt=0, description="Learning rate of the head epochs.")
-    adversarial: AdversarialParams = Field(default_factory=AdversarialParams)
-    corruptions: CorruptionTraining = Field(default_factory=CorruptionTraining)
-    eval_batch_size: Annotated[int, NEUTRAL] = Field(128, ge=1, description="Images at once in validation.")
-
-    @property
-    def total_epochs(self) -> int:
-        """Epochs of both phases."""
-        return self.head_epochs + self.epochs
-
-    def lr_at(self, epoch: int, within: float = 0.0) -> float:
-        """Learning rate of an epoch, counted from 1; `one_cycle` also follows the share `within` of it [Smith2019].
-
-        One cycle rises from lr / 25 to lr in the first 30 % of the training and falls to nearly 0, both as a cosine.
-        Epochs of the head come first, at head_lr; the schedule begins after them.
-        """
-        if epoch <= self.head_epochs:
-            return self.head_lr
-        epoch -= self.head_epochs
-        if self.scheduler == "one_cycle":
-            done = (epoch - 1 + within) / self.epochs
-            start, end, share = (1 / 25, 1.0, done / 0.3) if done < 0.3 else (1.0, 1 / 250_000, (done - 0.3) / 0.7)
-            return self.lr * (end + (start - end) * (1 + math.cos(math.pi * share)) / 2)
-        if self.scheduler == "cosine":
-            return self.lr * (1 + math.cos(math.pi * (epoch - 1) / self.epochs)) / 2
-        passed = sum(epoch > milestone for milestone in self.milestones) if self.scheduler == "multistep" else 0
-        return self.lr * 0.1**passed
 
 
 @dataclass
@@ -141,6 +95,7 @@ class TrainingJob:
                 "Got None instead; pass attacks.training.training_attack(params.adversarial)."
             )
         self.augmentation = params.corruptions.augmentation()
+        _check_recipe(params, train)
         if self.augmentation is not None and train.is_signal:
             raise InputError(
                 "The train parameter of TrainingJob must be images where training.corruptions asks for corruptions. "
@@ -191,6 +146,20 @@ class TrainingJob:
         return {**described, "dataset": self.train.info.name, "training": training, "seed": self.seed}
 
 
+def _check_recipe(params: TrainingParams, train: ImageSet) -> None:
+    """Refuse what a recipe asks for and the samples or labels cannot have."""
+    if train.is_signal and (params.policy is not None or params.random_erasing):
+        raise InputError(
+            f"The policy and random_erasing parameters of training must be null and 0 for signals. "
+            f"Got {params.policy} and {params.random_erasing} instead."
+        )
+    if train.info.task == "multi-label" and (params.mixes or params.label_smoothing):
+        raise InputError(
+            "The mixup, cutmix and label_smoothing parameters of training must be 0 where samples have several "
+            f"labels. Got {params.mixup}, {params.cutmix} and {params.label_smoothing} instead."
+        )
+
+
 class _Run:
     """One training run in a folder: epochs, state after each, the best epoch's weights."""
 
@@ -204,8 +173,12 @@ class _Run:
         self.attack, self.augmentation, adversarial = job.attack, job.augmentation, job.params.adversarial
         self.free = FreeSteps(job.attack, adversarial.steps) if job.attack and adversarial.method == "free" else None
         self.identity = json.dumps(description, sort_keys=True)
-        info, weighted = train.info, job.params.class_weights
-        self.loss = loss_for(info.task, train.labels, info.n_classes, weighted, job.device)
+        info, params = train.info, job.params
+        weighted = params.class_weights
+        erases = params.policy is not None or params.random_erasing > 0
+        self.transforms = Transforms(params.policy, params.random_erasing, train.image_shape[1:]) if erases else None
+        self.mixing = Mixing(params.mixup, params.cutmix, info.n_classes) if params.mixes else None
+        self.loss = loss_for(info.task, train.labels, info.n_classes, weighted, job.device, params.label_smoothing)
         self.cpu_loss = loss_for(info.task, train.labels, info.n_classes, weighted, "cpu")
 
     def finish(self, folder: Path) -> list[dict[str, Any]]:
@@ -215,7 +188,7 @@ class _Run:
         with progress(total, "train", done=state.epoch * len(self.train)) as bar:
             while state.epoch < self.params.total_epochs and not self._stalled(state):
                 epoch = state.epoch + 1
-                rows = {"train": self._train_epoch(epoch, bar), "val": self._validate()}
+                rows = {"train": self._train_epoch(epoch, bar, self._reduction(state)), "val": self._validate()}
                 if self.attack is not None:
                     rows["val/adversarial"] = self._validate_attacked(self.attack)
                 bar.set_postfix(epoch=epoch, val_balanced_accuracy=f"{rows['val']['balanced_accuracy']:.3f}")
@@ -253,7 +226,15 @@ class _Run:
         self.optimizer.load_state_dict(saved["optimizer"])
         return Progress(**saved["progress"])
 
-    def _train_epoch(self, epoch: int, bar: Any) -> dict[str, float]:
+    def _reduction(self, state: Progress) -> float:
+        """What a plateau of the validation loss leaves of the learning rate."""
+        if self.params.scheduler != "plateau":
+            return 1.0
+        split = "val" if self.attack is None else "val/adversarial"
+        rows = [row for row in state.history if row["split"] == split and row["epoch"] > self.params.head_epochs]
+        return plateau_factor([row["loss"] for row in rows], self.params.plateau_patience)
+
+    def _train_epoch(self, epoch: int, bar: Any, reduction: float = 1.0) -> dict[str, float]:
         """One pass over the training images; scores of the batches as they came."""
         self.phases.enter(epoch)
         if self.free is not None:
@@ -265,13 +246,17 @@ class _Run:
             batches = np.array_split(order, math.ceil(len(order) / self.params.batch_size))
             for i, rows in enumerate(batches):
                 for group in self.optimizer.param_groups:
-                    group["lr"] = self.params.lr_at(epoch, i / len(batches))
+                    group["lr"] = self.params.lr_at(epoch, i / len(batches)) * reduction
                 images = self.train.tensor(rows)
                 images = images if flips is None else flip(images, flips[rows])
+                ids, labels = self.train.sample_ids[rows], torch.from_numpy(self.train.labels[rows])
                 if self.augmentation is not None:
-                    images = self.augmentation(images, self.train.sample_ids[rows], self.seed, epoch)
-                labels = torch.from_numpy(self.train.labels[rows]).to(self.device)
-                logits.append(self._step(images.to(self.device), labels, self.train.sample_ids[rows], epoch))
+                    images = self.augmentation(images, ids, self.seed, epoch)
+                if self.transforms is not None:
+                    images = self.transforms(images, ids, self.seed, epoch)
+                if self.mixing is not None:
+                    images, labels = self.mixing(images, labels, self.seed, epoch, i)
+                logits.append(self._step(images.to(self.device), labels.to(self.device), ids, epoch))
                 bar.update(len(rows))
         found = scores(torch.cat(logits).cpu().numpy(), self.train.labels[order], self.train.info.task, self.cpu_loss)
         return self._checked(found, epoch)
@@ -286,6 +271,8 @@ class _Run:
         self.optimizer.zero_grad()
         logits = self.model(images)
         self.loss(logits, labels).backward()
+        if self.params.grad_clip:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.params.grad_clip)
         self.optimizer.step()
         return logits.detach()
 
@@ -318,7 +305,7 @@ def make_optimizer(model: nn.Module, params: TrainingParams) -> torch.optim.Opti
     if params.optimizer == "sgd":
         return torch.optim.SGD(weights, params.lr, params.momentum, weight_decay=params.weight_decay)
     kind = torch.optim.Adam if params.optimizer == "adam" else torch.optim.AdamW
-    return kind(weights, params.lr, weight_decay=params.weight_decay, fused=True)
+    return kind(weights, params.lr, eps=params.adam_eps, weight_decay=params.weight_decay, fused=True)
 
 
 @contextmanager

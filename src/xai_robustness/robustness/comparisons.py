@@ -1,6 +1,5 @@
 """Models that the one table sets beside the uncorrected and the corrected: trained otherwise on the same images."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +10,7 @@ from torch import nn
 from xai_robustness.attacks.training import training_attack
 from xai_robustness.datasets.base import ImageSet
 from xai_robustness.models.checkpoint import load_model
+from xai_robustness.models.presets import over, preset_values
 from xai_robustness.models.training import TrainingJob, TrainingParams
 from xai_robustness.models.zoo import ModelParams
 from xai_robustness.types import InputError, Params
@@ -59,7 +59,9 @@ class ComparisonParams(Params):
             InputError: a difference that no training knows, or a value that it refuses.
         """
         try:
-            return TrainingParams.model_validate(_merged(training.model_dump(), self.models[name]))
+            changes = self.models[name]
+            given = preset_values(changes["preset"]) if changes.get("preset") else {}
+            return TrainingParams.model_validate(over(over(training.model_dump(), given), changes))
         except ValidationError as error:
             first = error.errors()[0]
             place, message = ".".join(str(part) for part in first["loc"]), first["msg"].removeprefix("Value error, ")
@@ -67,11 +69,6 @@ class ComparisonParams(Params):
                 f"The comparisons.models.{name} parameter must be differences of `training` that it knows. "
                 f"Got {place}: {first['input']!r} instead ({message})."
             ) from None
-
-
-def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    inner = {k: _merged(base[k], v) for k, v in changes.items() if isinstance(v, Mapping) and k in base}
-    return {**base, **changes, **inner}
 
 
 @dataclass(frozen=True)
