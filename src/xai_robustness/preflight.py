@@ -128,5 +128,5 @@ def _check_real(splits: Mapping[Split, RawSplit], name: str) -> None:
 def _check_checkpoint(checkpoint: str, params: StudyParams, train: RawSplit) -> None:
     _, height, width, channels = train.images.shape
     statistics = [0.5] * channels
-    shape = (channels, height, width)
-    load_weights(checkpoint, build(params.model, train.info.n_classes, shape, statistics, statistics, seed=0))
+    shape, new_head = (channels, height, width), params.training.checkpoint is None
+    load_weights(checkpoint, build(params.model, train.info.n_classes, shape, statistics, statistics, seed=0), new_head)

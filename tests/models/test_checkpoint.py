@@ -87,6 +87,8 @@ LAYOUTS = {
     "bare.pt": lambda state: state,
     "state_dict.pth": lambda state: {"epoch": 3, "state_dict": state},
     "model_state_dict.pt": lambda state: {"model_state_dict": state, "optimizer_state_dict": {"lr": 0.1}},
+    "deit.pth": lambda state: {"model": state, "epoch": 300},
+    "medmnist.pth": lambda state: {"net": state},
     "parallel.pt": lambda state: {"state_dict": {f"module.{key}": value for key, value in state.items()}},
 }
 
@@ -142,6 +144,27 @@ def test_checkpoints_that_do_not_fit(trained: nn.Sequential, change: str, senten
     with pytest.raises(InputError, match=sentence):
         load_weights(tmp_path / "wrong.pt", other)
     assert all(torch.equal(value, before[key]) for key, value in other.state_dict().items())
+
+
+@pytest.mark.parametrize("change", ["missing", "mis-shaped"])
+def test_a_head_for_other_classes_begins_anew(trained: nn.Sequential, change: str, tmp_path: Path) -> None:
+    torch.save(edited(trained.state_dict(), change), tmp_path / "imagenet.pt")
+    other = build_from(DESCRIPTION, seed=9)
+    before = {key: value.clone() for key, value in other.state_dict().items()}
+    load_weights(tmp_path / "imagenet.pt", other, new_head=True)
+    for key, value in other.state_dict().items():
+        expected = before if key.startswith("classifier.6.") else trained.state_dict()
+        assert torch.equal(value, expected[key]), key
+
+
+def test_a_head_that_fits_is_kept_and_a_wrong_body_refused(trained: nn.Sequential, tmp_path: Path) -> None:
+    torch.save(trained.state_dict(), tmp_path / "same.pt")
+    other = build_from(DESCRIPTION, seed=9)
+    load_weights(tmp_path / "same.pt", other, new_head=True)
+    assert same(other, trained)
+    torch.save(edited(trained.state_dict(), "unexpected"), tmp_path / "wrong.pt")
+    with pytest.raises(InputError, match="1 unexpected"):
+        load_weights(tmp_path / "wrong.pt", other, new_head=True)
 
 
 def test_another_architecture_names_the_first_keys(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from torch import nn
 from xai_robustness.models.foreign_keys import to_zoo
 from xai_robustness.models.pit import pit_stages
 from xai_robustness.models.transformers import Attend, Tokens, token_grid, vit_stages
+from xai_robustness.models.zoo import ModelParams, build
 from xai_robustness.types import InputError
 
 
@@ -32,6 +33,55 @@ def test_equals_timms_under_its_own_weights() -> None:
     ours.load_state_dict(to_zoo(theirs.state_dict()))
     x = images(3, 16)
     torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-5)
+
+
+def test_the_mean_of_the_patches_equals_timms_masked_autoencoder() -> None:
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    sizes = {"img_size": 16, "patch_size": 4, "num_classes": 3, "embed_dim": 12, "depth": 2, "num_heads": 2}
+    theirs = timm.models.VisionTransformer(**sizes, mlp_ratio=2, global_pool="avg", fc_norm=True).eval()
+    for weight in theirs.parameters():
+        weight.data += 0.1 * torch.randn_like(weight)
+    ours = nn.Sequential(vit_stages(3, 3, 4, 4, 12, 2, 2, 24, average=True)).eval()
+    ours.load_state_dict(to_zoo(theirs.state_dict()))
+    x = images(3, 16)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-5)
+
+
+def test_timms_convnext_gets_torchvisions_names() -> None:
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    theirs = timm.models.ConvNeXt(depths=(1, 2, 1, 1), dims=(8, 16, 24, 32), num_classes=3).eval()
+    for weight in theirs.parameters():
+        weight.data += 0.1 * torch.randn_like(weight)
+    kinds = torchvision.models.convnext
+    settings = zip((8, 16, 24, 32), (16, 24, 32, None), (1, 2, 1, 1))
+    ours = kinds.ConvNeXt([kinds.CNBlockConfig(*setting) for setting in settings], num_classes=3).eval()
+    ours.load_state_dict(to_zoo(theirs.state_dict()))
+    x = images(3, 64)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-5)
+
+
+NAMES = {
+    "vit_b_16": "vit_base_patch16_224",
+    "vit_b_16_mae": "vit_base_patch16_224",
+    "deit_base": "deit_base_patch16_224",
+    "deit_base_distilled": "deit_base_distilled_patch16_224",
+    "pit_xs": "pit_xs_224",
+    "pit_b": "pit_b_224",
+    "pit_b_distilled": "pit_b_distilled_224",
+    "convnext_base": "convnext_base",
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_state_dicts_have_the_shapes_of_timms(name: str) -> None:
+    timm = pytest.importorskip("timm")
+    with torch.device("meta"):
+        options = {"global_pool": "avg", "fc_norm": True} if name.endswith("mae") else {}
+        theirs = to_zoo(timm.create_model(NAMES[name], num_classes=3, **options).state_dict())
+        ours = build(ModelParams(name=name), 3, (3, 224, 224), [0.5] * 3, [0.2] * 3, 0).state_dict()
+    assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
 
 
 @pytest.mark.parametrize("distilled", [False, True])

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from xai_robustness.attribution.base import ATTRIBUTORS, Attributor, check_inputs, check_targets
 from xai_robustness.attribution.positions import channels_first, upsample
+from xai_robustness.models.cam_layers import cam_layer, tokens_last
 from xai_robustness.models.modes import borrow
-from xai_robustness.models.zoo import check_layer, inspected_layers
+from xai_robustness.models.zoo import check_layer
 from xai_robustness.types import InputError
 
 Evidence = dict[str, tuple[Float[Tensor, "b k ..."], Float[Tensor, "b k ..."]]]
@@ -23,7 +24,7 @@ class LayerMap(Attributor):
 
     Args:
         model: classifier.
-        layer: any module with positions, (B,K,H,W) or tokens (B,T,K); by default the last inspected layer.
+        layer: any module with positions, (B,K,H,W) or tokens; by default `cam_layers.cam_layer`.
         batch_size: images at once.
         signed: keep the evidence against the target; the papers' maps are cut at 0.
     """
@@ -34,7 +35,7 @@ class LayerMap(Attributor):
         self, model: nn.Sequential, layer: str | None = None, batch_size: int = 64, signed: bool = False
     ) -> None:
         super().__init__(model, batch_size)
-        self.layer = known_layer(model, layer if layer is not None else inspected_layers(model)[-1])
+        self.layer = known_layer(model, layer if layer is not None else cam_layer(model))
         self.signed = signed
 
     def maps(
@@ -91,9 +92,12 @@ class LayerMap(Attributor):
         for layer, gradient in zip(layers, gradients):
             activation = outputs[layer].detach()
             gradient = torch.zeros_like(activation) if gradient is None else gradient
-            name, shape = type(self).__name__, images.shape[1:]
-            found[layer] = tuple(channels_first(part, shape, name, layer) for part in (activation, gradient))  # type: ignore[assignment]
+            found[layer] = self.placed(activation, images, layer), self.placed(gradient, images, layer)
         return found
+
+    def placed(self, values: Tensor, images: Tensor, layer: str) -> Float[Tensor, "b k ..."]:
+        """A layer's output or gradient with its positions behind the channels; raises InputError where it has none."""
+        return channels_first(values, images.shape[1:], type(self).__name__, layer, tokens_last(self.model, layer))
 
     def objective(self, logits: Float[Tensor, "b k"], targets: Int64[Tensor, " b"]) -> Float[Tensor, " b"]:
         """What is explained: the target logit."""
@@ -158,7 +162,7 @@ class FinerCam(GradCam):
 
     Args:
         model: classifier with at least two logits.
-        layer: any module with positions; by default the last inspected layer.
+        layer: any module with positions; by default `cam_layers.cam_layer`.
         batch_size: images at once.
         signed: keep the evidence against the target.
         alpha: how much of the other classes is subtracted; 0 is Grad-CAM.

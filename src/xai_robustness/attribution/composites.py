@@ -14,7 +14,7 @@ from xai_robustness.models.canonizers import is_merged
 from xai_robustness.models.gated import Scale, ScaledResidual
 from xai_robustness.models.insertions import INSERTIONS
 from xai_robustness.models.layers import Add, Concatenate, Normalize
-from xai_robustness.models.transformers import Attend, ClassToken, Tokens
+from xai_robustness.models.transformers import Attend, ClassToken, PatchMean, Tokens
 from xai_robustness.registry import Registry
 from xai_robustness.types import InputError
 
@@ -32,7 +32,7 @@ BASE: RuleMap = (
     ((*ACTIVATIONS, *NORMALISATIONS, Scale), Pass),
     ((Add,), Split),
     ((Attend,), DetachedAttention),
-    ((Tokens,), Homogeneous),
+    ((Tokens, PatchMean), Homogeneous),
     ((ClassToken, Concatenate, Permute, ScaledResidual), None),
     ((nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d), Homogeneous),
     ((nn.MaxPool2d,), MaxPool),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from xai_robustness.attribution.base import ATTRIBUTORS
 from xai_robustness.attribution.cam import Evidence, LayerMap, started_at
-from xai_robustness.attribution.positions import MODES, channels_first
+from xai_robustness.attribution.positions import MODES
 from xai_robustness.types import InputError
 
 TOLERANCE = 1e-3
@@ -32,7 +32,7 @@ class Cam(LayerMap):
             logits = self.objective(self.model(images), targets)
         found: Evidence = {}
         for layer in layers:
-            activation = channels_first(outputs[layer].detach(), images.shape[1:], type(self).__name__, layer)
+            activation = self.placed(outputs[layer].detach(), images, layer)
             if not head or head[0].in_features != activation.shape[1]:
                 raise self._refusal(layer)
             weights = head[0].weight.detach()[targets].reshape(*activation.shape[:2], *[1] * (activation.ndim - 2))
@@ -91,7 +91,7 @@ class ScoreCam(LayerMap):
             self.model(images)
         found: Evidence = {}
         for layer in layers:
-            activation = channels_first(outputs[layer].detach(), images.shape[1:], type(self).__name__, layer)
+            activation = self.placed(outputs[layer].detach(), images, layer)
             with torch.no_grad():
                 weights = F.softmax(self._scores(images, targets, activation), 1)
             weights = weights.reshape(*weights.shape, *[1] * (activation.ndim - 2))

@@ -16,15 +16,16 @@ MODES = {1: "linear", 2: "bilinear"}
 
 
 def channels_first(
-    activation: Float[Tensor, "b ..."], image_shape: Sequence[int], caller: str, layer: str
+    activation: Float[Tensor, "b ..."], image_shape: Sequence[int], caller: str, layer: str, tokens_last: bool = False
 ) -> Float[Tensor, "b k ..."]:
-    """A layer's output as (B,K,H,W), or (B,K,T) for signals; tokens (B,T,K) lose their leading class tokens.
+    """A layer's output as (B,K,H,W), or (B,K,T) for signals; tokens lose their leading class tokens.
 
     Args:
         activation: output of the layer.
         image_shape: (C,H,W) or (C,T) of the model's input.
         caller: who asks, for the error.
         layer: name of the layer, for the error.
+        tokens_last: three axes are (B,K,T), not (B,T,K).
 
     Raises:
         InputError: an output without positions.
@@ -33,10 +34,10 @@ def channels_first(
     if activation.ndim == spatial + 2:
         return activation
     if spatial == 2 and activation.ndim == 3:
-        grid = token_grid(activation.shape[1], image_shape[1], image_shape[2])
+        tokens = activation if tokens_last else activation.transpose(1, 2)
+        grid = token_grid(tokens.shape[2], image_shape[1], image_shape[2])
         if grid is not None:
-            tokens = activation[:, activation.shape[1] - grid[0] * grid[1] :]
-            return tokens.transpose(1, 2).unflatten(2, grid)
+            return tokens[:, :, tokens.shape[2] - grid[0] * grid[1] :].unflatten(2, grid)
     wanted = "(B,K,T)" if spatial == 1 else "(B,K,H,W), or a grid of tokens (B,T,K)"
     raise InputError(
         f"The layer parameter of {caller} must be a layer with positions {wanted}. "

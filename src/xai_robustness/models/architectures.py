@@ -133,25 +133,27 @@ def _first(conv: nn.Conv2d, channels: int, stem: Stem) -> nn.Conv2d:
 
 
 def _vit(
-    width: int, depth: int, heads: int, hidden: int, extra: int = 1
+    width: int, depth: int, heads: int, hidden: int, extra: int = 1, average: bool = False
 ) -> Callable[[int, int, Stem], "OrderedDict[str, nn.Module]"]:
     """Vision transformer: patches of 16 pixels and 14 x 14 positions; small: of 4 pixels and 7 x 7."""
 
     def stages(channels: int, n_classes: int, stem: Stem) -> "OrderedDict[str, nn.Module]":
         patch, grid = (4, 7) if stem == "small" else (16, 14)
-        return vit_stages(channels, n_classes, patch, grid, width, depth, heads, hidden, extra)
+        return vit_stages(channels, n_classes, patch, grid, width, depth, heads, hidden, extra, average)
 
     return stages
 
 
 def _pit(
-    dims: int, heads: tuple[int, ...], extra: int = 1
+    dims: int, heads: tuple[int, ...], extra: int = 1, patch: int = 16, first: int = 2
 ) -> Callable[[int, int, Stem], "OrderedDict[str, nn.Module]"]:
-    """Pooling-based vision transformer: patches of 16 pixels, 8 apart; small: of 4 pixels, 2 apart."""
+    """Pooling-based vision transformer: patches overlap by half, for 224 pixels; small: 4 pixels, 2 apart, for 28."""
 
     def stages(channels: int, n_classes: int, stem: Stem) -> "OrderedDict[str, nn.Module]":
-        patch, stride, grid = (4, 2, 13) if stem == "small" else (16, 8, 27)
-        return pit_stages(channels, n_classes, patch, stride, grid, dims, (2, 6, 4), heads, extra)
+        side, image = (4, 28) if stem == "small" else (patch, 224)
+        stride = side // 2
+        grid = (image - side) // stride + 1
+        return pit_stages(channels, n_classes, side, stride, grid, dims, (first, 6, 4), heads, extra)
 
     return stages
 
@@ -160,13 +162,17 @@ for _name in ("resnet18", "resnet34", "resnet50", "resnet101"):
     MODELS.register(_name)(_resnet(_name))
 for _name in ("vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn"):
     MODELS.register(_name)(_vgg(_name))
-for _name in ("efficientnet_b0", "convnext_tiny"):
+for _name in ("efficientnet_b0", "convnext_tiny", "convnext_base"):
     MODELS.register(_name)(_gated(_name))
 MODELS.register("densenet121")(_densenet("densenet121"))
 MODELS.register("vit_b_16")(_vit(768, 12, 12, 3072))
+MODELS.register("vit_b_16_mae")(_vit(768, 12, 12, 3072, average=True))
 MODELS.register("vit_small")(_vit(192, 6, 3, 768))
 for _extra, _suffix in ((1, ""), (2, "_distilled")):
     MODELS.register(f"deit_tiny{_suffix}")(_vit(192, 12, 3, 768, _extra))
     MODELS.register(f"deit_small{_suffix}")(_vit(384, 12, 6, 1536, _extra))
+    MODELS.register(f"deit_base{_suffix}")(_vit(768, 12, 12, 3072, _extra))
     MODELS.register(f"pit_ti{_suffix}")(_pit(32, (2, 4, 8), _extra))
+    MODELS.register(f"pit_xs{_suffix}")(_pit(48, (2, 4, 8), _extra))
     MODELS.register(f"pit_s{_suffix}")(_pit(48, (3, 6, 12), _extra))
+    MODELS.register(f"pit_b{_suffix}")(_pit(64, (4, 8, 16), _extra, patch=14, first=3))

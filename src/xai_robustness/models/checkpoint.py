@@ -1,6 +1,7 @@
 """Classifiers on disk: safetensors weights beside a JSON file that says what built them. No pickle is executed."""
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,10 @@ from xai_robustness.models.zoo import ModelParams, build, insert_after
 from xai_robustness.types import InputError
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+WRAPPERS = ("model_state_dict", "state_dict", "model", "net")
+"""Keys under which published checkpoints hold their state dict."""
+
+log = logging.getLogger(__name__)
 
 
 def describe(
@@ -134,14 +139,14 @@ def load_model(folder: Path, device: str | torch.device = "cpu") -> nn.Sequentia
     return model.to(device).eval()
 
 
-def load_weights(path: Path | str, model: nn.Module) -> None:
+def load_weights(path: Path | str, model: nn.Module, new_head: bool = False) -> None:
     """Load a foreign checkpoint into a model, in place.
 
     Args:
         path: `.safetensors`, or `.pt`/`.pth` (read with `weights_only=True`): a bare state dict, or one under
-            `state_dict` or `model_state_dict`; `module.` prefixes are stripped, and torchvision's and timm's
-            names in vision transformers replaced.
+            one of WRAPPERS; `module.` prefixes are stripped, and torchvision's and timm's names replaced.
         model: the architecture that the weights must fit.
+        new_head: to fine-tune: a head for other classes, or none, is no error; the model's own stays.
 
     Raises:
         InputError: no such file, no tensors in it, or keys and shapes that differ from the model's.
@@ -149,8 +154,20 @@ def load_weights(path: Path | str, model: nn.Module) -> None:
     path = Path(path)
     state = _read_state(path)
     state = to_zoo({key.removeprefix("module."): value for key, value in state.items()})
+    if new_head:
+        state = _with_own_head(state, model, path)
     _check_keys(state, model, path)
     model.load_state_dict(state)
+
+
+def _with_own_head(state: dict[str, Tensor], model: nn.Module, path: Path) -> dict[str, Tensor]:
+    """The last linear layer's weights from the model where the checkpoint has none, or some for other classes."""
+    head = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)][-1:]
+    own = {key: value for key, value in model.state_dict().items() if head and key.rpartition(".")[0] == head[0]}
+    if all(key in state and state[key].shape == value.shape for key, value in own.items()):
+        return state
+    log.info("The classes of %s are others: its last layer is not used, '%s' begins anew.", path, *head)
+    return {**state, **own}
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
@@ -167,12 +184,12 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         raise InputError(f"The checkpoint {path} cannot be read as weights: {error}") from error
     except Exception as error:  # unpickling errors are of many types
         raise InputError(f"The checkpoint {path} holds more than weights and is refused: {error}") from error
-    for key in ("model_state_dict", "state_dict"):
+    for key in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise InputError(
-            f"The checkpoint {path} must hold a state dict, bare or under state_dict or model_state_dict. "
+            f"The checkpoint {path} must hold a state dict, bare or under one of {', '.join(WRAPPERS)}. "
             f"Got {type(content).__name__} instead."
         )
     return dict(content)

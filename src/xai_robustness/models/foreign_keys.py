@@ -1,12 +1,12 @@
-"""Parameter names of other libraries' transformers, so that their checkpoints fit the zoo's."""
+"""Parameter names of other libraries, so that their checkpoints fit the zoo's models."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-Names = tuple[tuple[str, str], ...]
+Names = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
 
 TORCHVISION = (
     (r"^conv_proj\.", "patch_embed."),
@@ -25,13 +25,25 @@ TIMM = (
     (r"^patch_embed\.proj\.", "patch_embed."),
     (r"^cls_token$", "tokens.class_token"),
     (r"^pos_embed$", "tokens.positions"),
+    (r"^fc_norm\.", "norm."),
 )
 PIT = ((r"^patch_embed\.conv\.", "patch_embed."), *TIMM[1:])
+CONVNEXT: Names = (
+    (r"^stages\.(\d+)\.(downsample|blocks)\.", lambda at: f"features.{2 * int(at[1]) + (at[2] == 'blocks')}."),
+    (r"^head\.norm\.", "classifier.0."),
+    (r"^head\.fc\.", "classifier.2."),
+    (r"^stem\.", "features.0."),
+    (r"\.conv_dw\.", ".block.0."),
+    (r"\.norm\.", ".block.2."),
+    (r"\.mlp\.fc1\.", ".block.3."),
+    (r"\.mlp\.fc2\.", ".block.5."),
+    (r"\.gamma$", ".layer_scale"),
+)
 ONCE_TRANSPOSED = ("tokens.class_token", "tokens.positions")
 
 
 def to_zoo(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict with the zoo's names: torchvision's and timm's vision transformers (ViT, DeiT, PiT) are renamed.
+    """A state dict with the zoo's names: torchvision's and timm's ViT, DeiT and PiT and timm's ConvNeXt are renamed.
 
     A distilled model's two heads become one over both class tokens, with the same logits.
 
@@ -41,6 +53,9 @@ def to_zoo(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     state = _one_head(state)
     if "transformers.0.blocks.0.norm1.weight" in state and "cls_token" in state:
         return _renamed(_with_class_positions(state), PIT)
+    if "stages.0.blocks.0.conv_dw.weight" in state and "stem.0.weight" in state:
+        renamed = _renamed(state, CONVNEXT)
+        return {k: v[:, None, None] if k.endswith(".layer_scale") else v for k, v in renamed.items()}
     names = TORCHVISION if "encoder.pos_embedding" in state else TIMM if "cls_token" in state else ()
     if not names:
         return dict(state)

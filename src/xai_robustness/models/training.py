@@ -118,7 +118,7 @@ class TrainingJob:
             model = build_from(description, self.seed)
             if self.params.checkpoint is None:
                 if self.params.start is not None:
-                    load_weights(self.params.start, model)
+                    load_weights(self.params.start, model, new_head=True)
                 history = _Run(self, model, train, val, description).finish(folder)
                 model.load_state_dict(load_file(folder / BEST))
             else:

@@ -181,6 +181,22 @@ class ClassToken(nn.Module):
         return tokens[:, :, : self.extra].transpose(1, 2).flatten(1)
 
 
+class PatchMean(nn.Module):
+    """Mean (B,K) of the patches among tokens (B,K,T), as in classifiers fine-tuned from masked autoencoders [He2022].
+
+    Args:
+        extra: class tokens in front of the patches, which are left out.
+    """
+
+    def __init__(self, extra: int = 1) -> None:
+        super().__init__()
+        self.extra = extra
+
+    def forward(self, tokens: Float[Tensor, "b k t"]) -> Float[Tensor, "b k"]:
+        """Mean over the patches."""
+        return tokens[:, :, self.extra :].mean(2)
+
+
 def vit_stages(
     channels: int,
     n_classes: int,
@@ -191,6 +207,7 @@ def vit_stages(
     heads: int,
     hidden: int,
     extra: int = 1,
+    average: bool = False,
 ) -> "OrderedDict[str, nn.Module]":
     """Stages of a vision transformer [Dosovitskiy2021], linear layers drawn from a truncated normal of sd 0.02.
 
@@ -205,15 +222,18 @@ def vit_stages(
         hidden: width of each block's layer between.
         extra: class tokens: 1, or 2 with DeiT's distillation token. The published two heads, whose logits are averaged,
             are one linear layer over both tokens.
+        average: classify the norm of the patches' mean [He2022] in place of the class tokens' norms.
     """
-    stages = OrderedDict(
+    stages: OrderedDict[str, nn.Module] = OrderedDict(
         patch_embed=nn.Conv2d(channels, width, patch, stride=patch),
         tokens=Tokens(width, grid, extra),
         blocks=nn.Sequential(*[Block(width, heads, hidden) for _ in range(depth)]),
-        norm=ChannelNorm(width, eps=EPS),
-        class_token=ClassToken(extra),
-        head=nn.Linear(extra * width, n_classes),
     )
+    if average:
+        stages.update(pool=PatchMean(extra), norm=nn.LayerNorm(width, eps=EPS))
+    else:
+        stages.update(norm=ChannelNorm(width, eps=EPS), class_token=ClassToken(extra))
+    stages["head"] = nn.Linear(width if average else extra * width, n_classes)
     return draw_weights(stages)
 
 

@@ -18,9 +18,10 @@ from xai_robustness.figures.robustness import curves
 from xai_robustness.figures.robustness_table import table_figure
 from xai_robustness.figures.style import blank
 from xai_robustness.mitigation.job import load_corrected
+from xai_robustness.models.cam_layers import cam_layer
 from xai_robustness.models.saved import Classifier
 from xai_robustness.models.training import TrainingParams, predict_logits
-from xai_robustness.models.zoo import ModelParams, inspected_layers
+from xai_robustness.models.zoo import ModelParams
 from xai_robustness.robustness.attacked import attack_rows
 from xai_robustness.robustness.comparisons import ComparisonJob, ComparisonParams, load_compared
 from xai_robustness.robustness.corrupted_sets import ExportJob, corrupted_job, export_job
@@ -108,7 +109,7 @@ def measure_agreement(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Compare explanations of clean and corrupted images before and after correction."""
     models = _models(classifier, corrected_classifiers, selection, compared_classifiers, params.rows)
-    layer = inspected_layers(classifier.model)[-1]
+    layer = cam_layer(classifier.model)
     return agreement_metrics(models, images_report["test/clean"], params, seed, device, layer)
 
 
@@ -221,7 +222,7 @@ def measure_faithfulness(
     asked = params.faithfulness
     if not asked.enabled:
         return pd.DataFrame(columns=COLUMNS)
-    layer = inspected_layers(classifier.model)[-1]
+    layer = cam_layer(classifier.model)
     model = classifier.model.to(device).eval()
     explainers = {name: make_explainer(name, model, params, layer) for name in params.methods}
     val, test = (
