@@ -123,6 +123,14 @@ def test_artifact_relevance_is_taken_from_its_own_table():
     assert said["metrics"]["rrr"]["attacked/artifact_relevance"]["difference"] == -0.4
 
 
+def test_the_verdict_on_a_saved_table_is_strict_json(tmp_path):
+    table(("a", "rrr", 0.89, 0.86)).to_csv(tmp_path / "metrics.csv", index=False)
+    metrics = pd.read_csv(tmp_path / "metrics.csv")
+    said = verdict(metrics, EMPTY, select(metrics, 0.03).to_json(), PARAMS, split="val")
+    assert said["selected"]["candidate"] == "a" and said["selected"]["layer"] is None
+    json.dumps(said, allow_nan=False)
+
+
 def test_criteria_and_evidence_stand_beside_the_verdict():
     metrics = table(("a", "rr_clarc", 0.89, 0.86, "val", "relu", 1e4))
     tcav = pd.DataFrame(

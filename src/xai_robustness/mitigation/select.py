@@ -177,7 +177,8 @@ def verdict(
         return result | {"sentence": f"Nothing was corrected. {selection['reason']} {_gap_left(left)}".strip()}
     about = correction_metrics[correction_metrics.candidate == best].iloc[0]
     strength = None if pd.isna(about.strength) else float(about.strength)
-    chosen = {"candidate": best, "method": about.method, "layer": about.layer or None, "strength": strength}
+    layer = None if pd.isna(about.layer) else about.layer or None  # a table that was saved has NaN in place of ""
+    chosen = {"candidate": best, "method": about.method, "layer": layer, "strength": strength}
     clean, attacked = (_row(rows, best, f"{split}/{condition}/{METRIC}") for condition in ("clean", "attacked"))
     recovered = _row(rows, best, f"{split}/attacked/gap_recovered")["value"]
     criteria = [
