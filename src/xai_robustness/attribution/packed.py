@@ -1,9 +1,11 @@
-"""Convolutions with packed weights and channels last: a CPU's library rearranges neither weights nor images each time.
+"""Convolutions of one weight on many batches, with channels last: packed weights, or one matrix on tiny maps.
 
-The operations are those that torch's own compiler puts in place of convolutions.
+With packed weights a CPU's library rearranges neither weights nor images each time; the operations are those that
+torch's own compiler puts in place of convolutions.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import torch
@@ -49,3 +51,47 @@ class Packed:
         return torch.ops.mkldnn._convolution_pointwise(
             last, self.weight, bias, self.padding, self.stride, self.dilation, 1, "none", [], ""
         )
+
+
+class Dense:
+    """A 2-D convolution over maps of few positions as one matrix, which multiplies no padding.
+
+    Args:
+        shape: of the input, (B,C,H,W).
+        weight: (K,C,h,w).
+        options: stride, padding, dilation of the convolution.
+    """
+
+    def __init__(self, shape: Sequence[int], weight: Tensor, options: Mapping[str, Any]) -> None:
+        taps = weight.detach().permute(2, 3, 1, 0).contiguous()
+        self.places, self.found = tuple(shape[2:]), _output_size(shape, weight, options)
+        self.channels, self.filters = weight.shape[1], weight.shape[0]
+        matrix = weight.new_zeros(*self.places, self.channels, *self.found, self.filters)
+        for to in product(*map(range, self.found)):
+            for tap in product(*map(range, taps.shape[:2])):
+                steps = zip(to, tap, options["stride"], options["padding"], options["dilation"])
+                at = tuple(i * stride - padding + t * dilation for i, t, stride, padding, dilation in steps)
+                if all(0 <= a < n for a, n in zip(at, self.places)):
+                    matrix[(*at, slice(None), *to)] += taps[tap]
+        self.matrix = matrix.flatten(0, 2).flatten(1)
+
+    @staticmethod
+    def pays(shape: Sequence[int], weight: Tensor, options: Mapping[str, Any]) -> bool:
+        """Whether the matrix needs at most two thirds of the convolution's products."""
+        return 3 * shape[2] * shape[3] <= 2 * weight.shape[2] * weight.shape[3]
+
+    def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """The output, channels last."""
+        rows = x.permute(0, 2, 3, 1).flatten(1) @ self.matrix
+        found = rows.view(len(x), *self.found, self.filters)
+        return (found if bias is None else found.add_(bias)).permute(0, 3, 1, 2)
+
+    def back(self, share: Tensor) -> Tensor:
+        """The transposed map."""
+        rows = share.permute(0, 2, 3, 1).flatten(1) @ self.matrix.T
+        return rows.view(len(share), *self.places, self.channels).permute(0, 3, 1, 2)
+
+
+def _output_size(shape: Sequence[int], weight: Tensor, options: Mapping[str, Any]) -> tuple[int, ...]:
+    sizes = zip(shape[2:], weight.shape[2:], options["stride"], options["padding"], options["dilation"])
+    return tuple((n + 2 * padding - dilation * (k - 1) - 1) // stride + 1 for n, k, stride, padding, dilation in sizes)

@@ -1,12 +1,14 @@
 """Gradients at many points for each image, in batches over images and points alike."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from xai_robustness.attribution.base import target_gradient
+from xai_robustness.attribution.convolutions import lean
 from xai_robustness.models.layers import Normalize
 from xai_robustness.models.zoo import layer_names, split
 
@@ -16,6 +18,9 @@ Points = Callable[[slice, range], Tensor]
 Reduce = Callable[[Tensor, slice, range], Tensor]
 """(gradients (S,B,C,…), rows, places) -> what they add to the images' total, (B,C,…)."""
 
+
+MANY = 64
+"""Passes from which on it pays to make the model lean."""
 
 AFFINE = (Normalize, nn.Identity, nn.Conv1d, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d)
 
@@ -95,9 +100,10 @@ def accumulate(
         reduce: makes their gradients' share of the sum.
     """
     total = torch.zeros_like(images)
-    for rows, ranges in blocks(len(images), places, size):
-        for some in ranges:
-            x = points(rows, some)
-            gradients = target_gradient(model, x.flatten(0, 1), targets[rows].repeat(len(some)))
-            total[rows] += reduce(gradients.reshape(x.shape), rows, some)
+    with lean(model) if len(images) * len(places) >= MANY else nullcontext():
+        for rows, ranges in blocks(len(images), places, size):
+            for some in ranges:
+                x = points(rows, some)
+                gradients = target_gradient(model, x.flatten(0, 1), targets[rows].repeat(len(some)))
+                total[rows] += reduce(gradients.reshape(x.shape), rows, some)
     return total
