@@ -82,9 +82,14 @@ class Dense:
 
     def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """The output, channels last."""
-        rows = x.permute(0, 2, 3, 1).flatten(1) @ self.matrix
-        found = rows.view(len(x), *self.found, self.filters)
-        return (found if bias is None else found.add_(bias)).permute(0, 3, 1, 2)
+        found = x.new_empty(len(x), self.filters, *self.found).contiguous(
+            memory_format=LAST
+        )  # no view: it may be changed
+        places = found.permute(0, 2, 3, 1)
+        torch.mm(x.permute(0, 2, 3, 1).flatten(1), self.matrix, out=places.flatten(1))
+        if bias is not None:
+            places.add_(bias)
+        return found
 
     def back(self, share: Tensor) -> Tensor:
         """The transposed map."""
