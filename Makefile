@@ -8,7 +8,7 @@ ENV_OF_STUDY = $(if $(filter phantom,$(STUDY)),base,$(STUDY))
 ARGS ?=
 TESTS ?= tests
 
-.PHONY: run test study review viz mlflow lint bench bench-reveal bench-mitigation clean install install-dev
+.PHONY: run test study review viz mlflow lint bench bench-reveal bench-mitigation bench-ingest clean install install-dev
 
 run: install  ## Run the main job: all eight pipelines on the embedded phantom study
 	$(BIN)/kedro run $(ARGS)
@@ -42,6 +42,9 @@ bench-reveal: install-dev  ## How often reveal finds an injected artifact, and f
 
 bench-mitigation: install-dev  ## Every correction on every study, artifact, rate, architecture and seed; resumable
 	$(BIN)/python benchmarks/mitigation.py $(ARGS)
+
+bench-ingest: install-dev  ## 25,000 generated images from files to latents: memory, throughput; resumable with ARGS='--folder ...'
+	$(BIN)/python benchmarks/ingest.py $(ARGS)
 
 clean:  ## Remove the environment and everything computed; raw data stay
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .viz mlflow.db mlartifacts

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 from tests.datasets.trees import isic2019, picture, table
 
+from xai_robustness.datasets.files import DecodedRows
 from xai_robustness.datasets.load import DataParams, check_dataset, dataset_info, external_files, load_dataset
 from xai_robustness.types import SPLITS, InputError
 
@@ -217,3 +218,25 @@ def test_a_table_cannot_name_files_outside_of_its_folder(tmp_path):
     table(tmp_path / "in" / "t.csv", [{"image": "../secret.png", "label": "a"}, {"image": "b.png", "label": "b"}])
     with pytest.raises(InputError, match="must lie inside of it. Got '../secret.png'"):
         check_dataset(own(tmp_path / "in", table="t.csv"), tmp_path)
+
+
+class Store:
+    """A stored array that notes how many rows each read takes."""
+
+    def __init__(self, values: np.ndarray, chunk: int) -> None:
+        self.values, self.shape, self.dtype, self.chunks = values, values.shape, values.dtype, (chunk, 1, 1)
+        self.read: list[int] = []
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        found = self.values[rows]
+        self.read.append(len(found))
+        return found
+
+
+def test_rows_of_a_small_split_are_read_one_chunk_at_a_time():
+    values = np.random.default_rng(0).integers(0, 255, (100, 3, 2), dtype=np.uint8)
+    store, rows = Store(values, 16), np.random.default_rng(1).permutation(100)[:30]
+    part = DecodedRows(store, rows)
+    np.testing.assert_array_equal(part[3:27], values[rows[3:27]])
+    assert max(store.read) == 16 and len(store.read) == 7
+    assert part[0:0].shape == (0, 3, 2) and part.shape == (30, 3, 2)

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from xai_robustness.datasets.base import DatasetInfo, take
+from xai_robustness.datasets.base import DatasetInfo
 from xai_robustness.datasets.decode import decode_image
-from xai_robustness.datasets.decoded import check_decoded, decode_all, decoded_root, state_of
+from xai_robustness.datasets.decoded import CHUNK, check_decoded, decode_all, decoded_root, state_of
 from xai_robustness.datasets.params import DataParams
 from xai_robustness.datasets.records import READERS, Records, check_files, with_artifacts
 from xai_robustness.datasets.splits import assign_splits
@@ -46,8 +46,13 @@ class DecodedRows:
 
     def __getitem__(self, wanted: slice) -> np.ndarray:
         rows = self.rows[wanted]
-        order = np.argsort(rows)
-        return take(self.store, rows[order])[np.argsort(order)]
+        found: np.ndarray = np.empty((len(rows), *self.store.shape[1:]), self.store.dtype)
+        size = getattr(self.store, "chunks", (CHUNK,))[0]
+        for chunk in np.unique(rows // size):  # one after another: a small split lies in many chunks
+            inside = np.flatnonzero(rows // size == chunk)
+            start = int(chunk) * size
+            found[inside] = self.store[start : start + size][rows[inside] - start]
+        return found
 
 
 def data_folder(params: DataParams, root: Path) -> Path:
