@@ -16,7 +16,7 @@ from xai_robustness.models.zoo import MODELS, ModelParams, build, insert_after, 
 SHAPE, MEAN, STD = (3, 32, 32), [0.4] * 3, [0.3] * 3
 TARGETS = torch.tensor([0, 2])
 
-QUICK = ("resnet18", "vgg11", "densenet121", "efficientnet_b0", "vit_small")
+QUICK = ("resnet18", "vgg11", "densenet121", "efficientnet_b0", "vit_small", "medvit_tiny")
 
 
 @pytest.mark.parametrize(

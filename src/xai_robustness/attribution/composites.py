@@ -24,7 +24,8 @@ RuleMap = tuple[tuple[tuple[type, ...], MakeRule | None], ...]
 CONVOLUTIONS: tuple[type, ...] = (nn.Conv1d, nn.Conv2d)
 WEIGHTED: tuple[type, ...] = (*CONVOLUTIONS, nn.Linear)
 
-ACTIVATIONS: tuple[type, ...] = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Hardswish)
+RELUS: tuple[type, ...] = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU)
+ACTIVATIONS: tuple[type, ...] = (*RELUS, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Hardswish, nn.Hardsigmoid)
 NORMALISATIONS: tuple[type, ...] = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, Normalize)
 
 BASE: RuleMap = (

@@ -16,16 +16,14 @@ class DetachedAttention(Rule):
     keeps_output = True
 
     def relevance(self, inputs: tuple[Tensor, ...], output: Tensor | None, above: Tensor) -> tuple[Tensor | None, ...]:
-        """Relevance of queries, keys (both 0) and values, (B,T,3K)."""
+        """Relevance of queries, keys (both 0) and values, (B,T,3K) or each for itself."""
         assert output is not None and isinstance(self.module, Attend)
-        qkv = inputs[0]
         constant = stabilizer_of(output)
         share = above / (output + constant)
         self.ledger.add(dot(share, constant))
-        _, _, v = self.module.parts(qkv)
-        values = v * (self.module.weights(qkv).transpose(2, 3) @ heads_of(share, self.module.heads))
-        nothing = torch.zeros_like(values)
-        return (_packed(self.module, (nothing, nothing, values)),)
+        q, k, v = self.module.parts(*inputs)
+        values = v * (self.module.weights(*inputs).transpose(2, 3) @ heads_of(share, self.module.heads))
+        return self.module.packed(torch.zeros_like(q), torch.zeros_like(k), values)
 
 
 class SoftmaxAttention(Rule):
@@ -39,9 +37,9 @@ class SoftmaxAttention(Rule):
         self.attend = module
 
     def relevance(self, inputs: tuple[Tensor, ...], output: Tensor | None, above: Tensor) -> tuple[Tensor | None, ...]:
-        """Relevance of queries, keys and values, (B,T,3K)."""
+        """Relevance of queries, keys and values, (B,T,3K) or each for itself."""
         assert output is not None
-        q, k, v = self.attend.parts(inputs[0])
+        q, k, v = self.attend.parts(*inputs)
         scale = 1 / math.sqrt(q.shape[3])
         scores = q @ k.transpose(2, 3) * scale
         weights = scores.softmax(3)
@@ -49,7 +47,7 @@ class SoftmaxAttention(Rule):
         values = v * (weights.transpose(2, 3) @ share)
         below = self._softmax(scores, weights, weights * (share @ v.transpose(2, 3)))
         half = self._half(below, scores) * scale
-        return (_packed(self.attend, (q * (half @ k), k * (half.transpose(2, 3) @ q), values)),)
+        return self.attend.packed(q * (half @ k), k * (half.transpose(2, 3) @ q), values)
 
     def _half(self, above: Tensor, product: Tensor) -> Tensor:
         """Relevance per unit of a product for each of its two factors; the stabilizer's part is booked."""
@@ -68,7 +66,3 @@ class SoftmaxAttention(Rule):
 def heads_of(values: Float[Tensor, "b t k"], heads: int) -> Float[Tensor, "b heads t d"]:
     """Split the channels of tokens into heads."""
     return values.unflatten(2, (heads, -1)).transpose(1, 2)
-
-
-def _packed(module: Attend, parts: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    return torch.cat([module.joined(part) for part in parts], 2)

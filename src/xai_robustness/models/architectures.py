@@ -10,6 +10,7 @@ from torch import nn
 
 from xai_robustness.models.gated import out_of_place
 from xai_robustness.models.layers import DenseBlock, ResidualBlock
+from xai_robustness.models.medvit import MEDVITS
 from xai_robustness.models.pit import pit_stages
 from xai_robustness.models.transformers import vit_stages
 from xai_robustness.registry import Registry
@@ -168,6 +169,8 @@ MODELS.register("densenet121")(_densenet("densenet121"))
 MODELS.register("vit_b_16")(_vit(768, 12, 12, 3072))
 MODELS.register("vit_b_16_mae")(_vit(768, 12, 12, 3072, average=True))
 MODELS.register("vit_small")(_vit(192, 6, 3, 768))
+for _name, _stages in MEDVITS.items():
+    MODELS.register(_name)(_stages)
 for _extra, _suffix in ((1, ""), (2, "_distilled")):
     MODELS.register(f"deit_tiny{_suffix}")(_vit(192, 12, 3, 768, _extra))
     MODELS.register(f"deit_small{_suffix}")(_vit(384, 12, 6, 1536, _extra))

@@ -4,11 +4,16 @@ from torch import nn
 
 from xai_robustness.models.gated import ScaledResidual
 from xai_robustness.models.insertions import INSERTIONS
+from xai_robustness.models.medvit import TransformerBlock
 from xai_robustness.models.pit import PoolTokens
 from xai_robustness.models.transformers import Block, ChannelNorm, Tokens
 from xai_robustness.models.zoo import inspected_layers
 
-TARGETS: tuple[tuple[type[nn.Module], str], ...] = ((Block, "norm1"), (ScaledResidual, "block.0"))
+TARGETS: tuple[tuple[type[nn.Module], str], ...] = (
+    (Block, "norm1"),
+    (ScaledResidual, "block.0"),
+    (TransformerBlock, "conv"),
+)
 """Blocks whose last one has the target layer inside."""
 
 
@@ -16,7 +21,8 @@ def cam_layer(model: nn.Sequential) -> str:
     """The layer of class activation maps where none is named.
 
     The last block's first norm in ViT, DeiT and PiT (behind the block only the class token has a gradient), the last
-    depth-wise convolution in ConvNeXt, the last inspected layer in all others.
+    depth-wise convolution in ConvNeXt, the last transformer block's feed forward in MedViT, the last inspected layer in
+    all others.
 
     Raises:
         InputError: a model that is not of the zoo.

@@ -91,8 +91,9 @@ class Attend(nn.Module):
         super().__init__()
         self.heads = heads
 
-    def parts(self, qkv: Float[Tensor, "b t k3"]) -> tuple[Tensor, Tensor, Tensor]:
+    def parts(self, *inputs: Float[Tensor, "b t k3"]) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys, values, each (B,heads,T,d)."""
+        (qkv,) = inputs
         b, t, k3 = qkv.shape
         q, k, v = qkv.reshape(b, t, 3, self.heads, k3 // (3 * self.heads)).permute(2, 0, 3, 1, 4)
         return q, k, v
@@ -101,14 +102,31 @@ class Attend(nn.Module):
         """The heads' values side by side."""
         return values.transpose(1, 2).flatten(2)
 
-    def weights(self, qkv: Float[Tensor, "b t k3"]) -> Float[Tensor, "b heads t t"]:
+    def packed(self, *parts: Float[Tensor, "b heads t d"]) -> tuple[Tensor, ...]:
+        """The reverse of `parts`: what has the shapes of queries, keys and values, as the inputs have it."""
+        return (torch.cat([self.joined(part) for part in parts], 2),)
+
+    def weights(self, *inputs: Float[Tensor, "b t k3"]) -> Float[Tensor, "b heads t t"]:
         """Attention matrices; each row sums to 1."""
-        q, k, _ = self.parts(qkv)
+        q, k, _ = self.parts(*inputs)
         return (q @ k.transpose(2, 3) / math.sqrt(q.shape[3])).softmax(3)
 
-    def forward(self, qkv: Float[Tensor, "b t k3"]) -> Float[Tensor, "b t k"]:
+    def forward(self, *inputs: Float[Tensor, "b t k3"]) -> Float[Tensor, "b t k"]:
         """The values, averaged with the attention weights."""
-        return self.joined(F.scaled_dot_product_attention(*self.parts(qkv)))
+        return self.joined(F.scaled_dot_product_attention(*self.parts(*inputs)))
+
+
+class AttendTo(Attend):
+    """Attention of queries (B,T,K) to keys and values (B,S,K) of other tokens: three inputs in place of one."""
+
+    def parts(self, *inputs: Float[Tensor, "b _ k"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B,heads,T,d), keys and values (B,heads,S,d)."""
+        q, k, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in inputs)
+        return q, k, v
+
+    def packed(self, *parts: Float[Tensor, "b heads _ d"]) -> tuple[Tensor, ...]:
+        """The parts with their heads joined."""
+        return tuple(self.joined(part) for part in parts)
 
 
 class SelfAttention(nn.Module):

@@ -14,6 +14,7 @@ from xai_robustness.models.architectures import Stem
 from xai_robustness.models.canonizers import canonizers as canonizers
 from xai_robustness.models.gated import InvertedResidual, ScaledResidual
 from xai_robustness.models.layers import DenseBlock, Normalize
+from xai_robustness.models.medvit import ends_of_stages
 from xai_robustness.models.own import convolutional_stages, is_own, own_stages
 from xai_robustness.models.xresnet import ECG_MODELS
 from xai_robustness.randomness import seed_for
@@ -32,7 +33,8 @@ class ModelParams(Params):
     The small stem halves the resolution once: ResNet and DenseNet start with a 3 x 3 convolution of stride 2 and no
     pooling (their `maxpool`/`pool0` is an identity). VGG keeps its five poolings but rounds odd sizes up, pools to
     1 x 1 instead of 7 x 7 and has a classifier of width 512 instead of 4096. EfficientNet's first convolution has
-    stride 1, ConvNeXt's patches are of 2 pixels, a vision transformer's of 4. Parameter names are the same in both.
+    stride 1, as has the last of MedViT's stem; ConvNeXt's patches are of 2 pixels, a vision transformer's of 4.
+    Parameter names are the same in both.
     """
 
     name: str = Field("resnet18", description="Architecture, one of MODELS, or your own: package.module:function.")
@@ -131,8 +133,8 @@ def layer_names(model: nn.Sequential) -> tuple[str, ...]:
 def inspected_layers(model: nn.Sequential) -> tuple[str, ...]:
     """Layers that studies look at by default, where an architecture has finished a stage.
 
-    The outputs of ResNet's layers, VGG's poolings, DenseNet's blocks, EfficientNet's resolutions, ConvNeXt's stages,
-    four evenly spaced blocks of a vision transformer, and PiT's groups of blocks.
+    The outputs of ResNet's layers, VGG's poolings, DenseNet's blocks, EfficientNet's resolutions, ConvNeXt's and
+    MedViT's stages, four evenly spaced blocks of a vision transformer, and PiT's groups of blocks.
     """
     stages = dict(model.named_children())
     if "layer4" in stages:
@@ -155,6 +157,8 @@ def _ends_of_stages(features: nn.Module) -> list[str]:
         return [name for name in ("2", "3", "5", "8") if name in children]
     if any(isinstance(module, ScaledResidual) for module in features.modules()):
         return [name for name in ("1", "3", "5", "7") if name in children]
+    if found := ends_of_stages(features):
+        return found
     ends = (name for name, module in children.items() if isinstance(module, nn.MaxPool2d | DenseBlock))
     return [name for name in ends if name != "pool0"]
 
