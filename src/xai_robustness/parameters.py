@@ -17,6 +17,7 @@ from xai_robustness.concepts.spectral import RevealParams
 from xai_robustness.datasets.load import DataParams, dataset_info, external_files, raw_root
 from xai_robustness.localization.masks import LocalizationParams
 from xai_robustness.mitigation.params import MitigationParams
+from xai_robustness.models.exported import SUFFIX
 from xai_robustness.models.parts import PartsParams
 from xai_robustness.models.training import TrainingParams
 from xai_robustness.models.zoo import ModelParams
@@ -112,6 +113,7 @@ def files_of(params: StudyParams, key: str) -> dict[str, str]:
         return {f"file:{k}": v for k, v in external_files(params.data, raw_root()).items()}
     retrieval = params.sample_retrieval
     named = {
+        "model": (params.model.name if params.model.name.endswith(SUFFIX) else None,),
         "training": (params.training.checkpoint, params.training.start),
         "comparisons": params.comparisons.files,
         "reveal": (params.reveal.neurons.spurious,),

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from xai_robustness.models.exported import SUFFIX, exported_state
 from xai_robustness.models.foreign_keys import to_zoo
 from xai_robustness.models.insertions import INSERTIONS
 from xai_robustness.models.layers import Normalize
@@ -171,6 +172,8 @@ def _with_own_head(state: dict[str, Tensor], model: nn.Module, path: Path) -> di
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
+    if path.suffix == SUFFIX:
+        return exported_state(path)
     if not path.is_file() or path.suffix not in (".safetensors", ".pt", ".pth"):
         raise InputError(
             f"The checkpoint parameter of training must be an existing .safetensors, .pt or .pth file. "

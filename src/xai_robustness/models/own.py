@@ -1,4 +1,4 @@
-"""A user's own network, named by its import path."""
+"""A user's own network, named by its import path or by the file of its export."""
 
 import importlib
 from collections import OrderedDict
@@ -7,18 +7,19 @@ from typing import Any
 
 from torch import nn
 
+from xai_robustness.models.exported import SUFFIX, exported_stages
 from xai_robustness.types import InputError
 
 MOST_LAYERS = 4
 
 
 def is_own(name: str) -> bool:
-    """Whether a model's name is an import path, `package.module:function`."""
-    return ":" in name
+    """Whether a model's name is an import path, `package.module:function`, or a file of torch.export."""
+    return ":" in name or name.endswith(SUFFIX)
 
 
 def own_stages(name: str) -> Callable[[int, int, Any], "OrderedDict[str, nn.Module]"]:
-    """A builder like those of MODELS from a user's function.
+    """A builder like those of MODELS from a user's function, or from a `.pt2` file (see `exported`).
 
     Args:
         name: `package.module:function`; the function takes the numbers of channels and of classes, and returns a
@@ -27,6 +28,8 @@ def own_stages(name: str) -> Callable[[int, int, Any], "OrderedDict[str, nn.Modu
     Raises:
         InputError: it cannot be imported, or (when it is called) returns something else.
     """
+    if name.endswith(SUFFIX):
+        return exported_stages(name)
     module, _, attribute = name.partition(":")
     try:
         function = getattr(importlib.import_module(module), attribute)

@@ -37,7 +37,9 @@ class ModelParams(Params):
     Parameter names are the same in both.
     """
 
-    name: str = Field("resnet18", description="Architecture, one of MODELS, or your own: package.module:function.")
+    name: str = Field(
+        "resnet18", description="Architecture, one of MODELS, or your own: package.module:function or a .pt2 file."
+    )
     stem: Literal["auto", "small", "standard"] = Field("auto", description="auto: small under 64 px, else standard.")
 
     mean: list[float] | None = Field(None, description="Mean of each channel in [0,1]; null: the training images'.")
