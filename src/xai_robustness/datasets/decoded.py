@@ -47,7 +47,7 @@ def decoded_root() -> Path:
 def state_of(records: Records) -> str:
     """Hash of what the files of a data set are: names, sizes and times of change, without reading them."""
     digest = hashlib.blake2b(digest_size=16)
-    for path in records.files:
+    for path in records.files if records.store is None else _inside(records.store):
         try:
             state = path.stat()
         except OSError:
@@ -55,6 +55,10 @@ def state_of(records: Records) -> str:
         else:
             digest.update(f"{path.name} {state.st_size} {state.st_mtime_ns}\n".encode())
     return digest.hexdigest()
+
+
+def _inside(store: Path) -> list[Path]:
+    return [store] if store.is_file() else sorted(path for path in store.rglob("*") if path.is_file())
 
 
 def decode_all(

@@ -20,7 +20,7 @@ from xai_robustness.types import SPLITS, InputError, Split
 
 logger = logging.getLogger(__name__)
 
-FOLDERS: dict[str, tuple[str, ...]] = {}
+FOLDERS: dict[str, tuple[str, ...]] = {"imagenet": ("imagenet.zarr",)}
 """Data set -> folders below the raw data where it is looked for, its own name aside."""
 
 
@@ -129,7 +129,7 @@ def decoded_rows(params: DataParams, records: Records, root: Path | None) -> tup
     """
     shape = sample_shape(params, records)
     decode = records.decode or partial(decode_image, size=params.size, channels=shape[-1])
-    dtype = np.uint8 if records.decode is None else np.float32
+    dtype = np.uint8 if records.shape is None else np.float32
     store = decode_all(records, decode, shape, dtype, "1", root or decoded_root(), params.workers)
     return store.images, check_decoded(records, store, params.skip_bad)
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from xai_robustness.datasets.arrays import is_store, read_store
 from xai_robustness.datasets.base import DatasetInfo
 from xai_robustness.datasets.records import READERS, Records, check_unique, keep_classes, read_table
 from xai_robustness.types import SPLITS, InputError
@@ -15,15 +16,18 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".dcm", ".nii", ".nii.gz")
 LICENCE = "the user's own data"
+IMAGENET_LICENCE = "ImageNet terms of access: non-commercial research"
 
 
 @READERS.register("folder")
 def read_folder(params: "DataParams", folder: Path) -> Records:
-    """Read a table of images, or a folder a class, with `train`, `val`, `test` above the classes if there are.
+    """Read a table of images, a folder a class, with `train`, `val`, `test` above the classes if there are, or Zarr.
 
     Raises:
         InputError: no folder, no images, an unknown column, an empty label, or a split that is none.
     """
+    if is_store(folder):
+        return read_store(params, folder, LICENCE)
     if not folder.is_dir():
         raise InputError(f"The folder {folder} of data.folder does not exist. Correct it, or put the images there.")
     return _from_table(params, folder, folder / params.table) if params.table else _from_folders(params, folder)
@@ -81,17 +85,22 @@ def _inside(folder: Path, name: str) -> Path:
 
 @READERS.register("imagenet")
 def read_imagenet(params: "DataParams", folder: Path) -> Records:
-    """Read `train/<wnid>/*.JPEG` and `val/<wnid>/*.JPEG`; the official validation images are the test split here.
+    """Read `train/<wnid>/*.JPEG` and `val/<wnid>/*.JPEG`, or a Zarr store with these groups or without groups.
+
+    The official validation images are the test split here; where nothing else is there, all splits are drawn from them.
 
     Raises:
-        InputError: no such folders, or validation images that are not sorted into folders of classes.
+        InputError: no such folder or store, or validation images that are not sorted into folders of classes.
     """
-    missing = [name for name in ("train", "val") if not (folder / name).is_dir()]
-    if missing:
-        raise InputError(f"The folder {folder} must hold train/ and val/ with a folder a class. Got no {missing[0]}/.")
-    records = _from_folders(params, folder)
-    assert records.splits is not None
-    info = replace(records.info, name="imagenet", licence="ImageNet terms of access: non-commercial research")
+    if is_store(folder):
+        records = read_store(params, folder, IMAGENET_LICENCE)
+    elif (folder / "val").is_dir():
+        records = _from_folders(params, folder)
+    else:
+        raise InputError(f"The folder {folder} must hold val/, and train/ if used, with a folder a class. Got no val/.")
+    info = replace(records.info, name="imagenet", licence=IMAGENET_LICENCE)
+    if records.splits is None or set(records.splits) == {"val"}:
+        return replace(records, info=info, splits=None)
     return replace(records, info=info, splits=np.where(records.splits == "val", "test", records.splits))
 
 

@@ -35,6 +35,7 @@ class Records:
         tables: files that all this was read from.
         shape: (1,T,C) of a signal; None for images, whose size is a parameter.
         decode: what reads a file of another kind than an image.
+        store: array store that holds all samples instead of files; `files` then name its rows.
         peaks: R peaks of ECG as the tables list them, int64 (N,P), -1 behind the last; None: to be found.
         notes: what was left out and why, with counts, for the log.
     """
@@ -50,6 +51,7 @@ class Records:
     tables: tuple[Path, ...] = ()
     shape: tuple[int, int, int] | None = None
     decode: Callable[[Path], np.ndarray] | None = None
+    store: Path | None = None
     peaks: np.ndarray | None = None
     notes: tuple[str, ...] = ()
 
@@ -118,6 +120,8 @@ def check_unique(names: Sequence[str], where: str) -> None:
 
 def check_files(records: Records, skip: bool) -> Records:
     """Drop samples without a file if `skip`, else refuse them; raises InputError with a count and examples."""
+    if records.store is not None:
+        return records
     listings: dict[Path, set[str]] = {}
 
     def there(path: Path) -> bool:
