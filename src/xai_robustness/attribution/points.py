@@ -22,6 +22,9 @@ Reduce = Callable[[Tensor, slice, range], Tensor]
 MANY = 64
 """Passes from which on it pays to make the model lean."""
 
+PIXELS = 2**19
+"""Pixels of a CPU's block of points: in larger ones every step waits for fresh memory."""
+
 AFFINE = (Normalize, nn.Identity, nn.Conv1d, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d)
 
 
@@ -95,11 +98,13 @@ def accumulate(
         images: (B,C,…).
         targets: (B,) classes.
         places: numbers of the points of each image.
-        size: points that go through the model at once.
+        size: most points that go through the model at once.
         points: makes the points of a block.
         reduce: makes their gradients' share of the sum.
     """
     total = torch.zeros_like(images)
+    if images.device.type == "cpu":
+        size = min(size, max(1, PIXELS // images[0, 0].numel()))
     with lean(model) if len(images) * len(places) >= MANY else nullcontext():
         for rows, ranges in blocks(len(images), places, size):
             for some in ranges:
