@@ -15,8 +15,10 @@ from xai_robustness.models.canonizers import canonizers, is_merged
 
 
 @contextmanager
-def lean(model: nn.Module) -> Iterator[nn.Module]:
+def lean(model: nn.Module, gradients: bool = True) -> Iterator[nn.Module]:
     """Merge a borrowed model's batch norms and make matrices of convolutions over few positions; both are undone.
+
+    Without gradients all convolutions get packed weights and channels last; with them that gains nothing.
 
     The model is the same function up to rounding, and differentiable once. Where it has hooks, on other devices than a
     CPU, in other precisions than float32 and under autocast it is left alone. Making it lean costs as much as a few
@@ -31,7 +33,7 @@ def lean(model: nn.Module) -> Iterator[nn.Module]:
                 if is_merged(module):
                     module.forward = _identity
                 elif type(module) is nn.Conv2d and _is_plain(module):
-                    module.forward = partial(_forward, module, Linearity(module))  # type: ignore[method-assign]
+                    module.forward = partial(_forward, module, Linearity(module), gradients)  # type: ignore[method-assign]
                 else:
                     continue
                 stack.callback(module.__delattr__, "forward")
@@ -56,9 +58,10 @@ def _identity(x: Tensor) -> Tensor:
     return x
 
 
-def _forward(layer: nn.Conv2d, map_: Linearity, x: Tensor) -> Tensor:
+def _forward(layer: nn.Conv2d, map_: Linearity, gradients: bool, x: Tensor) -> Tensor:
     with torch.no_grad():
-        fits = packable(x, map_.weight, map_.options) and Dense.pays(x.shape, map_.weight, map_.options)
+        worth = not gradients or Dense.pays(x.shape, map_.weight, map_.options)
+        fits = worth and packable(x, map_.weight, map_.options)
     return _Convolution.apply(x, map_) if fits else type(layer).forward(layer, x)
 
 

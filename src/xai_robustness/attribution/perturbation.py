@@ -7,6 +7,7 @@ Occlusion at twice the patch size.
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from itertools import product
 
 import torch
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 
 from xai_robustness.attribution.base import ATTRIBUTORS, Attributor, check_option
 from xai_robustness.attribution.baselines import Baseline
+from xai_robustness.attribution.convolutions import lean
+from xai_robustness.attribution.points import MANY, block_size
 
 
 def windows(positions: tuple[int, ...], side: int, stride: int) -> Bool[Tensor, "m ..."]:
@@ -53,10 +56,12 @@ def masked_logits(
         masks: makes the masks of a slice of 0..n_masks, (m,B,…), or (m,1,…) for all images alike.
         n_masks: how many masks there are, M.
         baseline: (1,C,…) or (B,C,…).
-        size: masked copies that go through the model at once.
+        size: most masked copies that go through the model at once.
     """
+    size = block_size(images, size)
     found, width = [], max(1, size // len(images))
-    with torch.no_grad():
+    many = n_masks * len(images) >= MANY
+    with torch.no_grad(), lean(model, gradients=False) if many else nullcontext():
         for start in range(0, n_masks, width):
             some = masks(slice(start, min(start + width, n_masks)))
             copies = torch.where(some[:, :, None], baseline, images)

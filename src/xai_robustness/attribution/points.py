@@ -66,6 +66,11 @@ def pull_back(
     return torch.autograd.grad(output, x, gradient)[0]
 
 
+def block_size(images: Float[Tensor, "b c *positions"], most: int) -> int:
+    """How many points of such images go through a model at once, at most `most`."""
+    return min(most, max(1, PIXELS // images[0, 0].numel())) if images.device.type == "cpu" else most
+
+
 def blocks(n_rows: int, places: range, size: int) -> list[tuple[slice, list[range]]]:
     """Cut images times places into blocks of at most `size` points: (rows, ranges of places) for each run of rows.
 
@@ -103,8 +108,7 @@ def accumulate(
         reduce: makes their gradients' share of the sum.
     """
     total = torch.zeros_like(images)
-    if images.device.type == "cpu":
-        size = min(size, max(1, PIXELS // images[0, 0].numel()))
+    size = block_size(images, size)
     with lean(model) if len(images) * len(places) >= MANY else nullcontext():
         for rows, ranges in blocks(len(images), places, size):
             for some in ranges:
