@@ -19,7 +19,7 @@ Reduce = Callable[[Tensor, slice, range], Tensor]
 """(gradients (S,B,C,…), rows, places) -> what they add to the images' total, (B,C,…)."""
 
 
-MANY = 64
+MANY = 256
 """Passes from which on it pays to make the model lean."""
 
 PIXELS = 2**19
