@@ -38,7 +38,7 @@ def peak(n: int) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory of the process alone is read from /proc")
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc")
 def test_preprocessing_is_flat():
     small, large = peak(384), peak(4 * 384)
     assert large < 1.1 * small, f"peak memory {small} kB for n, {large} kB for 4 n"
