@@ -23,7 +23,8 @@ def test_the_first_run_makes_everything(finished):
     assert verdict["sentence"]
     metrics = catalog.load("correction_metrics")
     assert {"test/clean/balanced_accuracy", "test/attacked/balanced_accuracy"} <= set(metrics.metric)
-    assert metrics.value.between(0, 1).all() or metrics.value.isna().any()
+    shares = metrics[~metrics.metric.str.contains("gap")]  # a gap, and what is won back of it, may be negative
+    assert len(shares) > 50 and shares.value.dropna().between(0, 1).all()
 
 
 def test_the_second_run_makes_nothing_and_opens_no_tracking_run(finished):
