@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from xai_robustness.models import small_maps
-from xai_robustness.models.small_maps import convolve_by_product, products_for_small_maps
+from xai_robustness.models.small_maps import ConvolutionMatrix, convolve_by_product, products_for_small_maps
 
 LAYERS = {
     "plain": (nn.Conv2d(5, 7, 3, padding=1), (2, 2)),
@@ -32,6 +32,26 @@ def test_equals_the_convolution_with_its_gradients(name: str) -> None:
     assert len(found) == len(wanted)
     for a, b in zip(found, wanted):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_one_matrix_equals_the_convolution_and_its_gradient(name: str) -> None:
+    layer, size = LAYERS[name]
+    layer = layer.double()
+    x = torch.randn(3, 5, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    output = layer(x)
+    above = torch.randn_like(output)
+    (gradient,) = torch.autograd.grad(output, x, above)
+    with torch.no_grad():
+        matrix = ConvolutionMatrix(layer, layer.weight, size)
+        torch.testing.assert_close(matrix.apply(x, layer.bias), output, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(matrix.back(above), gradient, rtol=1e-10, atol=1e-12)
+
+
+def test_a_matrix_pays_where_most_of_the_kernel_lies_outside() -> None:
+    layer = LAYERS["plain"][0]
+    assert ConvolutionMatrix.pays(layer, (2, 2)) and ConvolutionMatrix.pays(layer, (2, 3))
+    assert not ConvolutionMatrix.pays(layer, (3, 3)) and not ConvolutionMatrix.pays(nn.Conv2d(5, 7, 1), (1, 1))
 
 
 def test_used_for_small_maps_with_a_graph_alone_and_given_back(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from xai_robustness.attribution.composites import COMPOSITES, Composite, assign
 from xai_robustness.attribution.conservation import Account, Changed, check_account, check_graph, watched
 from xai_robustness.attribution.conservation import ConservationError as ConservationError
 from xai_robustness.attribution.rules import Ledger
-from xai_robustness.models.canonizers import canonizers
+from xai_robustness.models.canonizers import canonical
 from xai_robustness.models.modes import borrow
 from xai_robustness.models.zoo import check_layer, layer_names, split
 from xai_robustness.types import InputError
@@ -75,9 +75,7 @@ class Lrp:
     def __enter__(self) -> "Lrp":
         with ExitStack() as stack:
             stack.enter_context(borrow(self.model))
-            for canonizer in canonizers(self.model):
-                for instance in canonizer.apply(self.model):
-                    stack.callback(instance.remove)
+            stack.enter_context(canonical(self.model))
             for module, rule in assign(self.model, self.composite, self.ledger):
                 module.forward = rule
                 stack.callback(module.__delattr__, "forward")

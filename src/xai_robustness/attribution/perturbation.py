@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from xai_robustness.attribution.base import ATTRIBUTORS, Attributor, check_option
 from xai_robustness.attribution.baselines import Baseline
-from xai_robustness.attribution.convolutions import lean
+from xai_robustness.attribution.lean import lean
 from xai_robustness.attribution.points import MANY, block_size
 
 
@@ -61,7 +61,7 @@ def masked_logits(
     size = block_size(images, size)
     found, width = [], max(1, size // len(images))
     many = n_masks * len(images) >= MANY
-    with torch.no_grad(), lean(model, gradients=False) if many else nullcontext():
+    with torch.no_grad(), lean(model) if many else nullcontext():
         for start in range(0, n_masks, width):
             some = masks(slice(start, min(start + width, n_masks)))
             copies = torch.where(some[:, :, None], baseline, images)

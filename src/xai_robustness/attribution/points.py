@@ -8,7 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from xai_robustness.attribution.base import target_gradient
-from xai_robustness.attribution.convolutions import lean
+from xai_robustness.attribution.lean import lean
 from xai_robustness.models.layers import Normalize
 from xai_robustness.models.zoo import layer_names, split
 
@@ -20,7 +20,7 @@ Reduce = Callable[[Tensor, slice, range], Tensor]
 
 
 MANY = 256
-"""Passes from which on it pays to make the model lean."""
+"""Passes from which on a model is made lean; ResNet18 at 28 pixels gains from 100 to 200 on."""
 
 PIXELS = 2**19
 """Pixels of a CPU's block of points: in larger ones every step waits for fresh memory."""

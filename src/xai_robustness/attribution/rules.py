@@ -16,9 +16,6 @@ from torch import Tensor, nn
 STABILIZER = 1e-6
 """Added to a denominator's absolute value, so that nothing is divided by 0 [Bach2015]."""
 
-LAST = torch.channels_last
-"""Layout of images in which a CPU convolves and pools fastest."""
-
 BLOCK = 2**16
 """Numbers that fit into a processor's cache several times."""
 
@@ -44,19 +41,7 @@ class Ledger:
 
 def dot(share: Float[Tensor, " b *shape"], values: Float[Tensor, " b *shape"]) -> Float[Tensor, " b"]:
     """Sum of share · values over all but the batch axis, without a tensor of the products."""
-    if is_last(share):
-        share, values = share.permute(0, 2, 3, 1), values.permute(0, 2, 3, 1)
     return torch.linalg.vecdot(share.flatten(1), values.flatten(1))
-
-
-def is_last(values: Tensor) -> bool:
-    """Whether the channels of images lie last in memory."""
-    return values.ndim == 4 and values.is_contiguous(memory_format=LAST)
-
-
-def smallest(values: Float[Tensor, " b *shape"]) -> Float[Tensor, ""]:
-    """The smallest value, read in the order of memory."""
-    return (values.permute(0, 2, 3, 1) if is_last(values) else values).min()
 
 
 def blocks_of(values: Float[Tensor, " b *shape"]) -> Iterator[slice]:
@@ -85,10 +70,6 @@ class Rule(ABC):
         """The module's forward, with this rule in place of its gradient."""
         return _WithRule.apply(self, *inputs)
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """The module's output, without a graph."""
-        return self.original(self.module, *inputs)
-
     @abstractmethod
     def relevance(self, inputs: tuple[Tensor, ...], output: Tensor | None, above: Tensor) -> tuple[Tensor | None, ...]:
         """Relevance of each input, of its shape (None: none), from the relevance `above` of the output.
@@ -100,7 +81,7 @@ class Rule(ABC):
 class _WithRule(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rule: Rule, *inputs: Tensor) -> Tensor:
-        output = rule.forward(*inputs)
+        output = rule.original(rule.module, *inputs)
         ctx.rule = rule
         ctx.save_for_backward(*inputs, *([output] if rule.keeps_output else []))
         return output
@@ -194,7 +175,7 @@ class Split(Rule):
 
 
 class MaxPool(Rule):
-    """Max pooling: the largest input of a window gets all. It is searched with channels last."""
+    """Max pooling: the largest input of a window gets all. It is searched with channels last, where a CPU is faster."""
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """The largest inputs."""
@@ -214,16 +195,16 @@ class _MaxPool(torch.autograd.Function):
         stride = module.kernel_size if module.stride is None else module.stride
         ctx.options = [_pair(o) for o in (module.kernel_size, stride, module.padding, module.dilation)]
         ctx.ceil_mode = module.ceil_mode
-        last = x.contiguous(memory_format=LAST)
+        last = x.contiguous(memory_format=torch.channels_last)
         largest, places = torch.ops.aten.max_pool2d_with_indices(last, *ctx.options, ctx.ceil_mode)
-        ctx.save_for_backward(last, places)
-        return largest
+        ctx.save_for_backward(x, places.contiguous())
+        return largest.contiguous()
 
     @staticmethod
     def backward(ctx: Any, above: Tensor) -> tuple[Tensor | None, ...]:
-        last, places = ctx.saved_tensors
+        x, places = ctx.saved_tensors
         back = torch.ops.aten.max_pool2d_with_indices_backward
-        return back(above.contiguous(memory_format=LAST), last, *ctx.options, ctx.ceil_mode, places), None
+        return back(above.contiguous(), x, *ctx.options, ctx.ceil_mode, places), None
 
 
 def _pair(option: int | tuple[int, ...]) -> list[int]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from xai_robustness.attribution.linearity import Linearity
-from xai_robustness.attribution.rules import STABILIZER, Ledger, Rule, dot, smallest, stabilizer_of
+from xai_robustness.attribution.rules import STABILIZER, Ledger, Rule, dot, stabilizer_of
 from xai_robustness.types import InputError
 
 
@@ -32,12 +32,6 @@ class OfLinearity(Rule):
     def __init__(self, module: nn.Module, ledger: Ledger) -> None:
         super().__init__(module, ledger)
         self.layer = Linearity(module)
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """The module's output; a plain convolution's from packed weights."""
-        if self.original is nn.Conv2d.forward:  # a subclass may compute otherwise
-            return self.layer.apply(inputs[0], self.layer.weight, self.layer.bias)
-        return super().forward(*inputs)
 
 
 class BySign(OfLinearity):
@@ -66,7 +60,7 @@ class BySign(OfLinearity):
     def relevance(self, inputs: tuple[Tensor, ...], output: Tensor | None, above: Tensor) -> tuple[Tensor | None, ...]:
         """Relevance of the input."""
         x = inputs[0]
-        parts = [x] if bool(smallest(x) >= 0) else [x.clamp(min=0), x.clamp(max=0)]
+        parts = [x] if bool(x.min() >= 0) else [x.clamp(min=0), x.clamp(max=0)]
         result: Tensor | None = None
         for index, (u, v, c) in enumerate(self.terms):
             share = self._share(index, parts, (u, v), c, self.coefficient(index, above, output))

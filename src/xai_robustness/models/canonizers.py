@@ -1,5 +1,7 @@
 """Canonical form for LRP: batch normalisation merged into the convolution before it, undone to the bit afterwards."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -62,14 +64,28 @@ def batch_norm_pairs(model: nn.Module) -> list[tuple[nn.Conv2d | nn.Linear, nn.B
     pairs: list[tuple[nn.Conv2d | nn.Linear, nn.BatchNorm2d]] = []
     for module in model.modules():
         for left, right in pairwise(module.children()):
-            if isinstance(left, nn.Conv2d | nn.Linear) and isinstance(right, nn.BatchNorm2d):
+            if isinstance(left, nn.Conv2d | nn.Linear) and isinstance(right, nn.BatchNorm2d) and _is_fixed(right):
                 pairs.append((left, right))
     return pairs
+
+
+def _is_fixed(batch_norm: nn.BatchNorm2d) -> bool:
+    return batch_norm.affine and batch_norm.running_mean is not None
 
 
 def canonizers(model: nn.Module) -> list[Canonizer]:
     """Canonizers that a zoo model needs for LRP; residual sums are modules already and need none."""
     return [MergeBatchNorm()] if batch_norm_pairs(model) else []
+
+
+@contextmanager
+def canonical(model: nn.Module) -> Iterator[nn.Module]:
+    """A model in canonical form while the context is open, given back as it was."""
+    with ExitStack() as stack:
+        for canonizer in canonizers(model):
+            for instance in canonizer.apply(model):
+                stack.callback(instance.remove)
+        yield model
 
 
 def is_merged(module: nn.Module) -> bool:
