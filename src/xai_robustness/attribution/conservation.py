@@ -52,8 +52,8 @@ class Account:
     def enter(self, name: str, relevance: Tensor, taken: Tensor) -> None:
         """Book the relevance that arrived at a stage, and what constants took above it."""
         if self._last is None or self._last[0] is not relevance:  # stages that pass it on need no second look
-            axes = tuple(range(1, relevance.ndim))
-            self._last = relevance, relevance.sum(axes), relevance.abs().sum(axes)
+            flat = relevance.flatten(1)
+            self._last = relevance, flat.sum(1), torch.linalg.vector_norm(flat, 1, 1)
         self.names.append(name)
         self.absorbed[name] = taken
         self.kept.append(self._last[1] + taken)

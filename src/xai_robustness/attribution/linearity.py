@@ -1,4 +1,4 @@
-"""The linear map of a weighted layer with other weights put into it."""
+"""The linear map of a weighted layer with another weight put into it."""
 
 from typing import Any
 
@@ -11,19 +11,22 @@ from xai_robustness.types import InputError
 
 
 class Linearity:
-    """The linear map of a convolution or linear layer, with other weights put into it.
+    """The linear map of a convolution or linear layer with a weight put into it.
 
     Args:
         module: Conv1d, Conv2d (padded with zeros) or Linear.
+        weight: of the shape of the module's weight, or for one channel; the module's if none is given.
 
     Raises:
         InputError: any other module or padding.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, weight: Tensor | None = None) -> None:
         if not isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
             raise InputError(f"The rules of weighted layers must get Conv1d, Conv2d or Linear. Got {module} instead.")
-        self.weight, self.bias = module.weight, module.bias
+        self.module = module
+        self.weight = module.weight.detach() if weight is None else weight
+        self.bias = self.weight.new_zeros(len(self.weight)) if module.bias is None else module.bias.detach()
         self.options: dict[str, Any] = {}
         if isinstance(module, nn.Linear):
             return
@@ -34,23 +37,28 @@ class Linearity:
         self.options = {key: getattr(module, key) for key in ("stride", "padding", "dilation", "groups")}
         self.convolve = F.conv2d if isinstance(module, nn.Conv2d) else F.conv1d
 
-    def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The layer's output with another weight and bias."""
-        return self.convolve(x, weight, bias, **self.options) if self.options else F.linear(x, weight, bias)
+    def with_weight(self, weight: Tensor) -> "Linearity":
+        """The same layer with another weight."""
+        return Linearity(self.module, weight)
 
-    def back(self, share: Tensor, weight: Tensor, x: Tensor) -> Tensor:
+    def apply(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """The map of an input, and a bias added."""
+        if not self.options:
+            return F.linear(x, self.weight, bias)
+        return self.convolve(x, self.weight, bias, **self.options)
+
+    def back(self, share: Tensor, x: Tensor) -> Tensor:
         """The transposed map: what a gradient `share` of the output is for the input `x`."""
         if not self.options:
-            return share @ weight
+            return share @ self.weight
         o = self.options
         zeros = [0] * len(o["stride"])
         return torch.ops.aten.convolution_backward(
-            share, x, weight, None, o["stride"], o["padding"], o["dilation"], False, zeros, o["groups"],
+            share, x, self.weight, None, o["stride"], o["padding"], o["dilation"], False, zeros, o["groups"],
             [True, False, False],
         )[0]  # fmt: skip
 
-    def booked(self, share: Tensor, bias: Tensor | None, more: float) -> Float[Tensor, " b"]:
-        """Relevance that a bias (K,) and a further constant take, by sample."""
+    def booked(self, share: Tensor, bias: Tensor) -> Float[Tensor, " b"]:
+        """Relevance that a bias (K,) takes, by sample."""
         axes = tuple(range(2, share.ndim)) if self.options else tuple(range(1, share.ndim - 1))
-        each = share.sum(axes) if axes else share
-        return each.sum(1) * more if bias is None else each @ (bias + more)
+        return (share.sum(axes) if axes else share) @ bias

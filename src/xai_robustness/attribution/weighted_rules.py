@@ -1,6 +1,6 @@
 """LRP rules of convolutions (1-D, 2-D) and linear layers; numbers equal those of zennit's rules of the same names."""
 
-from typing import Any
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -37,54 +37,56 @@ class OfLinearity(Rule):
 class BySign(OfLinearity):
     """Layers whose products x_i w_ij are weighed by their sign: the base of ZPlus, AlphaBeta and Gamma.
 
-    A rule is a list of terms; a term shares relevance over z = x⁺·u + x⁻·v + c and is added with its coefficient. Where
+    A rule has one term, or two; a term shares relevance over z = x⁺·u + x⁻·v + c and is added with its coefficient. In
+    the first, u and c raise what is positive and v what is negative; in the second it is the other way round. Where
     the input is nowhere negative, which is so behind every ReLU, the products with x⁻ are not computed.
     """
 
-    needs_sign = False
-    """Whether `coefficient` looks at the layer's output."""
+    n_terms = 2
 
-    def __init__(self, module: nn.Module, ledger: Ledger) -> None:
-        super().__init__(module, ledger)
-        self.keeps_output = self.needs_sign
-        self.terms = [(u.detach(), v.detach(), None if c is None else c.detach()) for u, v, c in self.weights()]
+    never_negative = False
+    """Whether z cannot be negative."""
 
-    def weights(self) -> list[tuple[Tensor, Tensor, Tensor | None]]:
-        """Terms: (u for positive inputs, v for negative inputs, constant c)."""
-        raise TypeError("BySign is a base class")
+    def weighed(self, values: Tensor, positive: bool) -> Tensor:
+        """A weight or bias with the entries of one sign raised; here the others are 0."""
+        return values.clamp(min=0) if positive else values.clamp(max=0)
 
     def coefficient(self, index: int, above: Tensor, output: Tensor | None) -> Tensor:
         """Relevance that term `index` shares out."""
         return above
+
+    @cached_property
+    def high(self) -> Linearity:
+        """The layer with its positive weights raised."""
+        return self.layer.with_weight(self.weighed(self.layer.weight, True))
+
+    @cached_property
+    def low(self) -> Linearity:
+        """The layer with its negative weights raised."""
+        return self.layer.with_weight(self.weighed(self.layer.weight, False))
 
     def relevance(self, inputs: tuple[Tensor, ...], output: Tensor | None, above: Tensor) -> tuple[Tensor | None, ...]:
         """Relevance of the input."""
         x = inputs[0]
         parts = [x] if bool(x.min() >= 0) else [x.clamp(min=0), x.clamp(max=0)]
         result: Tensor | None = None
-        for index, (u, v, c) in enumerate(self.terms):
-            share = self._share(index, parts, (u, v), c, self.coefficient(index, above, output))
-            for values, weight in zip(parts, (u, v)):
-                added = self.layer.back(share, weight, values).mul_(values)
+        for index in range(self.n_terms):
+            maps = [self.high if index == part else self.low for part in range(len(parts))]
+            share = self._share(index, parts, maps, self.coefficient(index, above, output))
+            for values, linear in zip(parts, maps):
+                added = linear.back(share, values).mul_(values)
                 result = added if result is None else result.add_(added)
         return (result,)
 
-    def _share(self, index: int, parts: list[Tensor], weights: tuple[Tensor, ...], c: Any, above: Tensor) -> Tensor:
-        total = self.layer.apply(parts[0], weights[0], c)
-        for values, weight in zip(parts[1:], weights[1:]):
-            total += self.layer.apply(values, weight, None)
-        if self.one_sign(index) > 0:  # the total is never negative
-            share = torch.div(above, total.add_(STABILIZER), out=total)
-            self.ledger.add(self.layer.booked(share, c, STABILIZER))
-            return share
-        constant = stabilizer_of(total)
-        share = torch.div(above, total.add_(constant), out=total)
-        self.ledger.add(dot(share, constant) + self.layer.booked(share, c, 0.0))
+    def _share(self, index: int, parts: list[Tensor], maps: list[Linearity], above: Tensor) -> Tensor:
+        c = self.weighed(self.layer.bias, index == 0) + (STABILIZER if self.never_negative else 0.0)
+        total = maps[0].apply(parts[0], c)
+        for values, linear in zip(parts[1:], maps[1:]):
+            total += linear.apply(values)
+        constant = None if self.never_negative else stabilizer_of(total)
+        share = torch.div(above, total if constant is None else total.add_(constant), out=total)
+        self.ledger.add(self.layer.booked(share, c) + (0.0 if constant is None else dot(share, constant)))
         return share
-
-    def one_sign(self, index: int) -> int:
-        """1 if the total of term `index` is never negative, else 0."""
-        return 0
 
 
 class ZPlus(BySign):
@@ -94,29 +96,14 @@ class ZPlus(BySign):
     a residual sum can), it stays with the stabilizer.
     """
 
-    def weights(self) -> list[tuple[Tensor, Tensor, Tensor | None]]:
-        """(w⁺, w⁻, b⁺)."""
-        w, b = self.layer.weight, self.layer.bias
-        return [(w.clamp(min=0), w.clamp(max=0), None if b is None else b.clamp(min=0))]
-
-    def one_sign(self, index: int) -> int:
-        """Never negative."""
-        return 1
+    n_terms = 1
+    never_negative = True
 
 
 class AlphaBeta(BySign):
     """Positive contributions share α R, negative ones -β R, α - β = 1; here α = 2, β = 1 [Bach2015]."""
 
     alpha, beta = 2.0, 1.0
-
-    def weights(self) -> list[tuple[Tensor, Tensor, Tensor | None]]:
-        """(w⁺, w⁻, b⁺) and (w⁻, w⁺, b⁻)."""
-        w, b = self.layer.weight, self.layer.bias
-        high, low = w.clamp(min=0), w.clamp(max=0)
-        return [
-            (high, low, None if b is None else b.clamp(min=0)),
-            (low, high, None if b is None else b.clamp(max=0)),
-        ]
 
     def coefficient(self, index: int, above: Tensor, output: Tensor | None) -> Tensor:
         """α R for the first term, -β R for the second."""
@@ -132,20 +119,15 @@ class Gamma(BySign):
         gamma: how much more they count; 0 is Epsilon.
     """
 
-    needs_sign = True
+    keeps_output = True
 
     def __init__(self, module: nn.Module, ledger: Ledger, gamma: float = 0.25) -> None:
-        self.gamma = gamma
         super().__init__(module, ledger)
+        self.gamma = gamma
 
-    def weights(self) -> list[tuple[Tensor, Tensor, Tensor | None]]:
-        """The terms for positive and for negative outputs."""
-        w, b = self.layer.weight, self.layer.bias
-        high, low = w + self.gamma * w.clamp(min=0), w + self.gamma * w.clamp(max=0)
-        return [
-            (high, low, None if b is None else b + self.gamma * b.clamp(min=0)),
-            (low, high, None if b is None else b + self.gamma * b.clamp(max=0)),
-        ]
+    def weighed(self, values: Tensor, positive: bool) -> Tensor:
+        """Values + γ times those of one sign."""
+        return values + self.gamma * (values.clamp(min=0) if positive else values.clamp(max=0))
 
     def coefficient(self, index: int, above: Tensor, output: Tensor | None) -> Tensor:
         """R where the output is positive (first term) or negative (second); what lies on zeros of it is booked."""
@@ -169,21 +151,21 @@ class Box(OfLinearity):
         self, module: nn.Module, ledger: Ledger, low: Tensor | float = 0.0, high: Tensor | float = 1.0
     ) -> None:
         super().__init__(module, ledger)
-        weight = self.layer.weight.detach()
+        weight = self.layer.weight
         self.low, self.high = (torch.as_tensor(bound).to(weight) for bound in (low, high))
-        self.weights = (weight, weight.clamp(min=0), weight.clamp(max=0))
+        self.maps = [self.layer.with_weight(w) for w in (weight, weight.clamp(min=0), weight.clamp(max=0))]
 
     def relevance(self, inputs: tuple[Tensor, ...], output: Tensor | None, above: Tensor) -> tuple[Tensor | None, ...]:
         """Relevance of the input."""
         x = inputs[0]
         parts = [(x, 1.0), (self.low.expand_as(x), -1.0), (self.high.expand_as(x), -1.0)]
         total = torch.zeros_like(above)
-        for (values, sign), weight in zip(parts, self.weights):
-            total += self.layer.apply(values, weight, None) * sign
+        for (values, sign), linear in zip(parts, self.maps):
+            total += linear.apply(values) * sign
         constant = stabilizer_of(total)
         share = above / (total + constant)
         self.ledger.add(dot(share, constant))
-        terms = [v * sign * self.layer.back(share, w, x) for (v, sign), w in zip(parts, self.weights)]
+        terms = [v * sign * linear.back(share, x) for (v, sign), linear in zip(parts, self.maps)]
         return (terms[0] + terms[1] + terms[2],)
 
 
@@ -203,8 +185,8 @@ class Flat(OfLinearity):
         x = inputs[0]
         if isinstance(self.module, nn.Linear):
             return ((above.sum(-1, keepdim=True) / x.shape[-1]).expand_as(x),)
-        weight = x.new_ones(1, 1, *self.layer.weight.shape[2:])
-        reach = self.layer.apply(x.new_ones(1, 1, *x.shape[2:]), weight, None) * x.shape[1]
+        ones = self.layer.with_weight(x.new_ones(1, 1, *self.layer.weight.shape[2:]))
+        reach = ones.apply(x.new_ones(1, 1, *x.shape[2:])) * x.shape[1]
         share = above.sum(1, keepdim=True) / (reach + STABILIZER)
         self.ledger.add(share.flatten(1).sum(1) * STABILIZER)
-        return (self.layer.back(share, weight, x[:, :1]).expand_as(x),)
+        return (ones.back(share, x[:, :1]).expand_as(x),)
