@@ -1,13 +1,12 @@
 """MLflow runs of a grid: one parent, one nested run a cell, logged as soon as the cell is done."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from xai_robustness.hooks.mlflow import _close_killed, _experiment, _log_params, _metrics
+from xai_robustness.hooks.tracking import log_params, metrics_of, open_experiment
 
 
 class CellRuns:
@@ -28,16 +27,11 @@ class CellRuns:
         self.study, self.seed = study, seed
         if not config["enabled"]:
             return
-        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-        from mlflow.tracking import MlflowClient
-
-        self.client = MlflowClient(tracking_uri=f"sqlite:///{(project / config['database']).resolve()}")
-        self.experiment = _experiment(self.client, study, (project / config["files"] / study).resolve())
-        _close_killed(self.client, self.experiment, seed)
+        self.client, self.experiment = open_experiment(project, config, study, seed)
         tags = {"study": study, "seed": str(seed), "mlflow.source.name": "xai_robustness.grid"}
         run = self.client.create_run(self.experiment, tags=tags, run_name=f"{study}-seed{seed}-grid")
         self.parent = run.info.run_id
-        _log_params(self.client, self.parent, dict(parameters))
+        log_params(self.client, self.parent, parameters)
 
     def cell(self, name: str, values: Mapping[str, Any], metrics: pd.DataFrame | None) -> None:
         """Log one cell; without metrics it is marked as failed."""
@@ -45,9 +39,9 @@ class CellRuns:
             return
         tags = {"mlflow.parentRunId": self.parent, "study": self.study, "candidate": name}
         run = self.client.create_run(self.experiment, run_name=name, tags=tags).info.run_id
-        _log_params(self.client, run, {**values, "seed": self.seed})
+        log_params(self.client, run, {**values, "seed": self.seed})
         if metrics is not None:
-            self.client.log_batch(run, metrics=_metrics(metrics))
+            self.client.log_batch(run, metrics=metrics_of(metrics))
         self.client.set_terminated(run, "FAILED" if metrics is None else "FINISHED")
 
     def close(self, table: Path, status: str = "FINISHED") -> None:

@@ -1,7 +1,5 @@
 """MLflow tracking: one experiment a study, one run a `kedro run`, one nested run a corrected model."""
 
-import os
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,19 +9,16 @@ from kedro.framework.hooks import hook_impl
 from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 
+from xai_robustness.hooks.tracking import log_params, metrics_of, open_experiment
 from xai_robustness.io.datasets import Checkpoints, Figure, Page, Report, Table, versioned
 from xai_robustness.models.checkpoint import load_description
 from xai_robustness.parameters import read_parameters
-from xai_robustness.types import METRIC_COLUMNS
 
 if TYPE_CHECKING:
-    from mlflow.entities import Metric
     from mlflow.models import ModelSignature
     from mlflow.tracking import MlflowClient
 
 CHILDREN = "correction_metrics"
-NAME_COLUMNS = ("model", "candidate", "method", "layer", "kind", "feature")
-"""Columns that tell rows of one metric apart; they stand before its name."""
 
 
 class MlflowHooks:
@@ -46,14 +41,9 @@ class MlflowHooks:
         config = self._context.config_loader["mlflow"]
         if not config["enabled"]:
             return
-        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-        from mlflow.tracking import MlflowClient
-
         params = read_parameters(self._context.config_loader["parameters"])
         root = Path(self._context.project_path)
-        client = MlflowClient(tracking_uri=f"sqlite:///{(root / config['database']).resolve()}")
-        experiment = _experiment(client, params.study, (root / config["files"] / params.study).resolve())
-        _close_killed(client, experiment, params.seed)
+        client, experiment = open_experiment(root, config, params.study, params.seed)
         tags = {
             "study": params.study,
             "seed": str(params.seed),
@@ -64,7 +54,7 @@ class MlflowHooks:
         name = f"{params.study}-seed{params.seed}-{run_params['run_id']}"
         run = client.create_run(experiment, tags=tags, run_name=name)
         self._client, self._run_id = client, run.info.run_id
-        _log_params(client, self._run_id, {k: v for k, v in params.flat().items()})
+        log_params(client, self._run_id, params.flat())
 
     @hook_impl
     def after_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:
@@ -98,7 +88,7 @@ class MlflowHooks:
             if name == CHILDREN:
                 self._log_children(table)
             elif {"metric", "value"} <= set(table.columns):
-                client.log_batch(self._run_id, metrics=_metrics(table))
+                client.log_batch(self._run_id, metrics=metrics_of(table))
 
     def _register(self, catalog: DataCatalog) -> None:
         """Log the selected model as a pyfunc with its signature and register it under the study's name.
@@ -143,8 +133,8 @@ class MlflowHooks:
             child = client.create_run(
                 parent.info.experiment_id, run_name=str(params["candidate"]), tags={**child_tags, **params}
             )
-            _log_params(client, child.info.run_id, params)
-            client.log_batch(child.info.run_id, metrics=_metrics(rows.drop(columns=columns)))
+            log_params(client, child.info.run_id, params)
+            client.log_batch(child.info.run_id, metrics=metrics_of(rows.drop(columns=columns)))
             client.set_terminated(child.info.run_id)
 
 
@@ -159,44 +149,3 @@ def _signature(folder: Path) -> "ModelSignature":
     images = TensorSpec(np.dtype(np.uint8), (-1, h, w, c))
     logits = TensorSpec(np.dtype(np.float32), (-1, description["n_classes"]))
     return ModelSignature(Schema([images]), Schema([logits]))
-
-
-def _experiment(client: "MlflowClient", name: str, files: Path) -> str:
-    found = client.get_experiment_by_name(name)
-    if found:
-        return found.experiment_id
-    tags = {"mlflow.experimentKind": "custom_model_development"}  # opens in the view of runs, not of chat traces
-    return client.create_experiment(name, artifact_location=files.as_uri(), tags=tags)
-
-
-def _close_killed(client: "MlflowClient", experiment: str, seed: int) -> None:
-    filter_string = f"attributes.status = 'RUNNING' and tags.seed = '{seed}'"
-    for run in client.search_runs([experiment], filter_string=filter_string):
-        client.set_terminated(run.info.run_id, "KILLED")
-
-
-def _log_params(client: "MlflowClient", run_id: str, values: dict[str, Any]) -> None:
-    from mlflow.entities import Param
-
-    client.log_batch(run_id, params=[Param(key, str(value)[:6000]) for key, value in values.items()])
-
-
-def _metrics(table: pd.DataFrame) -> "list[Metric]":
-    """Rows of a metrics table as MLflow metrics: `name`, and `name.ci_low`, ... where they are known."""
-    from mlflow.entities import Metric
-
-    now = int(time.time() * 1000)
-    named = [column for column in NAME_COLUMNS if column in table.columns]
-    extra = [column for column in table.columns if column not in {*named, "metric"} and column in _NUMBERS]
-    rows: list[Any] = table.to_dict("records")
-    metrics = []
-    for row in rows:
-        name = "/".join([*(str(row[c]) for c in named if not pd.isna(row[c]) and row[c] != ""), row["metric"]])
-        for column in extra:
-            if not pd.isna(row[column]):
-                key = name if column == "value" else f"{name}.{column}"
-                metrics.append(Metric(key, float(row[column]), now, 0))
-    return metrics
-
-
-_NUMBERS = {*METRIC_COLUMNS[1:], "difference", "difference_low", "difference_high"}
