@@ -34,7 +34,8 @@ METHODS = [
     *("saliency", "input_x_gradient", "guided_backprop", "deconvolution", "integrated_gradients", "deeplift"),
     *("grad_cam", "grad_cam_plus_plus", "xgrad_cam", "layer_cam"),
 ]
-IMAGES = 16
+IMAGES = 156
+"""All test images."""
 
 
 def setting(images: int, batch_size: int = 32) -> tuple[nn.Sequential, ImageSet, RobustnessParams]:
@@ -81,26 +82,24 @@ def pairwise(model: nn.Sequential, data: ImageSet, params: RobustnessParams) -> 
                         AGREEMENTS[key](*pair)
 
 
-def rows(runs: int) -> list[dict[str, object]]:
-    """CPU seconds, explained samples a method and version, and forward passes."""
+def rows() -> list[dict[str, object]]:
+    """CPU seconds, explained samples a method and version, and forward passes, each from one run of minutes."""
     torch.set_num_threads(1)
     model, data, params = setting(IMAGES)
     layer = inspected_layers(model)[-1]
-    found: dict[str, list[tuple[float, int, Counter[str]]]] = {"ours": [], "peer": []}
     calls = {
         "ours": lambda: agreement_metrics({"vanilla": model}, data, params, 0, "cpu", layer),
         "peer": lambda: pairwise(model, data, params),
     }
-    for _ in range(runs):
-        for key, call in calls.items():
-            with counted() as seen, count_passes(model) as passes:
-                started = time.process_time()
-                call()
-                found[key].append((time.process_time() - started, passes.samples, seen))
-    times = {key: sorted(value[0] for value in values)[len(values) // 2] for key, values in found.items()}
-    forward = {key: values[0][1] for key, values in found.items()}
-    explained = {key: max(values[0][2].values()) for key, values in found.items()}
-    assert set(found["ours"][0][2].values()) == {IMAGES * 26}, found["ours"][0][2]
+    times, forward, explained = {}, {}, {}
+    for key, call in calls.items():
+        with counted() as seen, count_passes(model) as passes:
+            started = time.process_time()
+            call()
+            times[key] = time.process_time() - started
+        forward[key], explained[key] = passes.samples, max(seen.values())
+        if key == "ours":
+            assert set(seen.values()) == {IMAGES * 26}, seen
     case = f"agreement, {len(METHODS)} methods x 5 x 5, n={IMAGES}"
     return [
         _row(case, times, "CPU s"),

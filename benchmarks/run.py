@@ -88,10 +88,10 @@ def concepts(runs: int) -> list[dict[str, object]]:
 
 
 def agreement(runs: int) -> list[dict[str, object]]:
-    """Explanations of clean and corrupted images compared in one job, against pair after pair; see agreement.py."""
+    """Explanations of clean and corrupted images in one job, against pair after pair, once; see agreement.py."""
     from agreement import rows
 
-    return rows(runs)
+    return rows()
 
 
 TOPICS = {
