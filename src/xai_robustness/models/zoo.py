@@ -2,7 +2,7 @@
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -13,6 +13,7 @@ from xai_robustness.models.architectures import MODELS as MODELS
 from xai_robustness.models.architectures import Stem
 from xai_robustness.models.canonizers import canonizers as canonizers
 from xai_robustness.models.gated import InvertedResidual, ScaledResidual
+from xai_robustness.models.heads import Head, with_head
 from xai_robustness.models.layers import DenseBlock, Normalize
 from xai_robustness.models.medvit import ends_of_stages
 from xai_robustness.models.own import convolutional_stages, is_own, own_stages
@@ -42,6 +43,9 @@ class ModelParams(Params):
     )
     stem: Literal["auto", "small", "standard"] = Field("auto", description="auto: small under 64 px, else standard.")
 
+    head: Head = Field("linear", description="linear: the architecture's own; dropout, double_dropout: a hidden layer.")
+    dropout: float = Field(0.5, ge=0, lt=1, description="Share that the head dropout or double_dropout drops.")
+
     mean: list[float] | None = Field(None, description="Mean of each channel in [0,1]; null: the training images'.")
     std: list[float] | None = Field(None, description="Standard deviation of each channel, with mean.")
 
@@ -56,9 +60,10 @@ class ModelParams(Params):
             raise InputError("The mean and std parameters of ModelParams must be given together.")
         return self
 
-    def builder(self) -> Callable[[int, int, Stem], "OrderedDict[str, nn.Module]"]:
-        """What builds the stages from channels, classes and stem."""
-        return own_stages(self.name) if is_own(self.name) else MODELS[self.name]
+    def stages(self, channels: int, n_classes: int, stem: Stem) -> "OrderedDict[str, nn.Module]":
+        """The stages for so many channels and classes."""
+        builder = own_stages(self.name) if is_own(self.name) else MODELS[self.name]
+        return with_head(builder(channels, n_classes, stem), self.head, self.dropout)
 
     def stem_for(self, image_shape: Sequence[int]) -> Stem:
         """The stem for images of shape (C,H,W)."""
@@ -99,10 +104,10 @@ def build(
         )
     stem = params.stem_for(image_shape)
     with torch.device("meta"):
-        _check_size(nn.Sequential(params.builder()(channels, info_n_classes, stem)), params, image_shape)
+        _check_size(nn.Sequential(params.stages(channels, info_n_classes, stem)), params, image_shape)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(seed, "init"))
-        stages = params.builder()(channels, info_n_classes, stem)
+        stages = params.stages(channels, info_n_classes, stem)
     return nn.Sequential(OrderedDict(normalize=Normalize(mean, std), **stages))
 
 
