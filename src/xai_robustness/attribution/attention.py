@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from xai_robustness.models.taps import hooked
+
 Change = Callable[[Float[Tensor, "b heads t s"]], Float[Tensor, "b heads t s"]]
 """What becomes of a block's attention probabilities before they weigh the values."""
 
@@ -41,16 +43,14 @@ def caught(model: nn.Module, change: Change) -> Iterator[None]:
     def hook(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
         return change(output) if output.ndim == 4 else output
 
-    handles = [m.register_forward_hook(hook) for m in model.modules() if isinstance(m, nn.Softmax)]
+    softmaxes = [module for module in model.modules() if isinstance(module, nn.Softmax)]
     fast = torch.backends.mha.get_fastpath_enabled()
     try:
         torch.backends.mha.set_fastpath_enabled(False)  # the fused path has no probabilities
-        with patched("scaled_dot_product_attention", attend):
+        with patched("scaled_dot_product_attention", attend), hooked(dict.fromkeys(softmaxes, hook)):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Class activation maps: a layer's activations, weighted by what they mean for the target, upsampled to the image."""
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -13,6 +13,7 @@ from xai_robustness.attribution.base import ATTRIBUTORS, Attributor, check_input
 from xai_robustness.attribution.positions import channels_first, upsample
 from xai_robustness.models.cam_layers import cam_layer, tokens_last
 from xai_robustness.models.modes import borrow
+from xai_robustness.models.taps import hooked
 from xai_robustness.models.zoo import check_layer
 from xai_robustness.types import InputError
 
@@ -217,7 +218,7 @@ def started_at(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Te
     outputs: dict[str, Tensor] = {}
     modules = dict(model.named_modules())
 
-    def keep(layer: str) -> torch.utils.hooks.RemovableHandle:
+    def keep(layer: str) -> Callable[..., Tensor]:
         def hook(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
             if layer in outputs:
                 raise InputError(
@@ -226,11 +227,7 @@ def started_at(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Te
             outputs[layer] = output if output.requires_grad else output.detach().requires_grad_()
             return outputs[layer].clone()
 
-        return modules[layer].register_forward_hook(hook)
+        return hook
 
-    handles = [keep(layer) for layer in layers]
-    try:
+    with hooked({modules[layer]: keep(layer) for layer in layers}):
         yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()

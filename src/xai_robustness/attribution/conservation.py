@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from xai_robustness.attribution.rules import Ledger
+from xai_robustness.models.taps import hooked
 from xai_robustness.types import InputError
 
 RULES = ("_WithRule", "_Pass", "_MaxPool", "AccumulateGrad")
@@ -89,12 +90,8 @@ def watched(
         changes: stage -> function that replaces its relevance; what it takes away counts as absorbed.
     """
     account, modules = Account(), dict(model.named_modules())
-    handles = [modules[name].register_forward_hook(_hook(account, name, wanted, ledger, changes)) for name in stages]
-    try:
+    with hooked({modules[name]: _hook(account, name, wanted, ledger, changes) for name in stages}):
         yield account
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _hook(

@@ -1,8 +1,8 @@
 """Activations of named layers, and pooling them over positions."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -11,6 +11,15 @@ from xai_robustness.types import InputError
 
 Pooling = Literal["max", "mean", "sum"]
 POOLINGS: tuple[Pooling, ...] = ("max", "mean", "sum")
+
+
+@contextmanager
+def hooked(hooks: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
+    """Forward hooks on modules while the context is open, removed on exit whatever happens."""
+    with ExitStack() as stack:
+        for module, hook in hooks.items():
+            stack.callback(module.register_forward_hook(hook).remove)
+        yield
 
 
 @contextmanager
@@ -33,18 +42,14 @@ def tap(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     if unknown:
         raise InputError(f"The layers parameter of tap must be module paths of the model. Got '{unknown[0]}' instead.")
 
-    def keep(layer: str) -> object:
+    def keep(layer: str) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
             outputs[layer] = output
 
-        return modules[layer].register_forward_hook(hook)
+        return hook
 
-    handles = [keep(layer) for layer in layers]
-    try:
+    with hooked({modules[layer]: keep(layer) for layer in layers}):
         yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()  # type: ignore[attr-defined]
 
 
 def pool(activation: Float[Tensor, "b k *positions"], how: Pooling) -> Float[Tensor, "b k"]:
