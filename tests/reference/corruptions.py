@@ -128,9 +128,3 @@ def zoom_blur(image: np.ndarray, *factors: float) -> np.ndarray:
         cut = (large.shape[1] - size) // 2
         total = total + large[:, cut : cut + size, cut : cut + size]
     return np.clip(total / (len(factors) + 1), 0, 1)
-
-
-def black_corner(image: np.ndarray, factor: float) -> np.ndarray:
-    size = image.shape[1]
-    y, x = np.mgrid[:size, :size] - size // 2
-    return image * (np.hypot(x, y) <= int(size // 2 * factor) + 0.5)

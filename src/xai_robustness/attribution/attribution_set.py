@@ -188,4 +188,4 @@ def _told(found: AttributionSet, group: str, row: int, names: Sequence[str]) -> 
     right = bool(label[predicted]) if np.ndim(label) else predicted == int(label)
     share = float((logits.sigmoid() if np.ndim(label) else logits.softmax(0))[predicted])
     name = names[predicted] if predicted < len(names) else str(predicted)
-    return f"{group.rpartition('/')[2]}\n{name[:12]}\np = {share:.2f}", right
+    return f"{group.rpartition('/')[2]}\n{name[:10]}\np = {share:.2f}", right

@@ -103,10 +103,9 @@ class BlackCorner(Corruption):
         height, width = images.shape[-2:]
         y, x = height // 2, width // 2
         radius = int(min(x, y, width - x, height - y) * constant)
-        rows = (torch.arange(height, device=images.device) - y).square()[:, None].double()
-        half = (radius**2 - rows).clamp(min=0).sqrt().round()
-        columns = (torch.arange(width, device=images.device) - x).abs()
-        return images * ((columns <= half) & (rows <= radius**2)).to(images)
+        rows = (torch.arange(height, device=images.device) - y).square()[:, None]
+        columns = (torch.arange(width, device=images.device) - x).square()
+        return images * (rows + columns <= radius**2).to(images)
 
 
 def _whole(uniform: Float[Tensor, " n"], low: int, high: int) -> list[int]:
