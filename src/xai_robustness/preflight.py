@@ -54,12 +54,18 @@ def check_attribution_sets(params: StudyParams, model: Sequential, shape: tuple[
         InputError: in one sentence.
     """
     params.attribution_sets.check(model, shape)
-    wanted = len(params.attribution_sets.decorrelated)
-    if wanted > params.parts.n:
-        raise InputError(
-            f"The parts.n parameter must be at least {wanted}, one model for each method of "
-            f"attribution_sets.decorrelated. Got {params.parts.n} instead."
-        )
+    evaluation = params.robustness_eval
+    ensembles = evaluation.methods if evaluation.faithfulness.enabled and evaluation.faithfulness.decorrelated else []
+    asked = {
+        "attribution_sets.decorrelated": len(params.attribution_sets.decorrelated),
+        "robustness_eval, for faithfulness.decorrelated": len(ensembles),
+    }
+    for name, wanted in asked.items():
+        if wanted > params.parts.n:
+            raise InputError(
+                f"The parts.n parameter must be at least {wanted}, one model for each method of {name}. "
+                f"Got {params.parts.n} instead."
+            )
 
 
 def _check_modality(params: StudyParams) -> None:

@@ -39,6 +39,10 @@ def refused(project, match: str, *pipelines: str, env: str = "smoke", **params) 
             r"Unknown layer 'layer9'",
         ),
         ({"attribution_sets__decorrelated": ["saliency"]}, r"parts\.n.*at least 1.*Got 0"),
+        (
+            {"robustness_eval__faithfulness__enabled": True, "robustness_eval__faithfulness__decorrelated": True},
+            r"parts\.n.*at least 3.*Got 0",
+        ),
         ({"device": "gpu"}, r"device"),
     ],
 )

@@ -32,6 +32,9 @@ from xai_robustness.types import METRIC_COLUMNS
 REFERENCE_IMAGES = 16
 """Validation images whose patches are ablated one by one, to judge the explainers."""
 
+DECORRELATED = ", own models"
+"""Ends the names of explainers and ensembles whose members explain a model each [EnsembleStrategies]."""
+
 COLUMNS = ["explainer", "patch", "fill", "top", *METRIC_COLUMNS]
 
 
@@ -52,11 +55,21 @@ class Played:
     attributions: Mapping[str, Tensor]
 
 
-def prepare_game(explainers: Mapping[str, Attributor], images: ImageSet, batch_size: int, device: str) -> Played:
-    """Explain every image once by every explainer, for the predicted class."""
-    x = images.tensor(slice(None)).to(device)
-    found = attribute_many(explainers, x, None, batch_size)
-    return Played(x, torch.from_numpy(images.labels).to(device), found.logits, found.attributions)
+def prepare_game(
+    model: nn.Module, explainers: Mapping[str, Attributor], images: ImageSet, batch_size: int, device: str
+) -> Played:
+    """Explain every image once by every explainer, for the class that `model` predicts.
+
+    Explainers of other models explain what those say of that class.
+    """
+    x, labels = images.tensor(slice(None)).to(device), torch.from_numpy(images.labels).to(device)
+    if all(explainer.model is model for explainer in explainers.values()):
+        found = attribute_many(explainers, x, None, batch_size)
+        return Played(x, labels, found.logits, found.attributions)
+    with borrow(model):
+        logits = _predict(model, batch_size, x)
+    answers = logits.argmax(1)
+    return Played(x, labels, logits, {name: explainer(x, answers) for name, explainer in explainers.items()})
 
 
 def mean_images(images: ImageSet, batch_size: int = 256) -> tuple[Float[Tensor, "c h w"], Float[Tensor, "k c h w"]]:
@@ -80,6 +93,7 @@ def faithfulness_metrics(
     seed: int,
     device: str,
     batch_size: int = 128,
+    decorrelated: Mapping[str, Attributor] | None = None,
 ) -> pd.DataFrame:
     """Fidelity and consistency of explainers and of their ensembles, on test images.
 
@@ -97,21 +111,39 @@ def faithfulness_metrics(
         seed: seed of the bootstrap.
         device: where to compute.
         batch_size: images at once.
+        decorrelated: the same names, each an attributor of a model of its own; played as well, on the same images and
+            against the same classifier, under names that end with DECORRELATED.
 
     Returns:
         Columns explainer, patch, fill, top (the most important patches are masked) and METRIC_COLUMNS:
         `test/clean/fidelity_<k>` and `consistency_<k>` for each k, `fidelity_area`, `consistency_area`; for the top
         also `deletion_area`, `insertion_area`.
     """
-    means = mean_images(train)
-    sets = {key: prepare_game(explainers, part, batch_size, device) for key, part in (("val", val), ("test", test))}
+    means, families = mean_images(train), {"": explainers} | ({DECORRELATED: decorrelated} if decorrelated else {})
+    tables = []
+    for mark, family in families.items():
+        sets = {k: prepare_game(model, family, part, batch_size, device) for k, part in (("val", val), ("test", test))}
+        rows = _play_all(partial(_predict, model, batch_size), model, list(family), sets, means, params, seed)
+        tables.append(pd.DataFrame([(f"{name}{mark}", *rest) for name, *rest in rows], columns=COLUMNS))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _play_all(
+    predict: partial,
+    model: nn.Module,
+    explainers: Sequence[str],
+    sets: Mapping[str, Played],
+    means: tuple[Tensor, Tensor],
+    params: FaithfulnessParams,
+    seed: int,
+) -> list[tuple[object, ...]]:
+    """The rows of one family of explainers."""
     rows: list[tuple[object, ...]] = []
-    predict = partial(_predict, model, batch_size)
     settings = [(patch, fill) for patch in params.patches for fill in params.fills]
+    height, width = sets["test"].images.shape[2:]
     with borrow(model), progress(len(settings), "masking game") as bar:
         for patch, kind in settings:
-            grid = grid_of(patch, (test.image_shape[1], test.image_shape[2]))
-            counts = sorted(set(counts_of(patch, (test.image_shape[1], test.image_shape[2]))))
+            grid, counts = grid_of(patch, (height, width)), sorted(set(counts_of(patch, (height, width))))
             fill = {key: fills(kind, s.images, s.logits.argmax(1), *means) for key, s in sets.items()}
             scores = {key: _scores(part, grid) for key, part in sets.items()}
             good = _theory(predict, sets["val"], fill["val"], scores["val"], grid)
@@ -131,10 +163,10 @@ def faithfulness_metrics(
                     for key, part in sets.items()
                 }
                 quality = np.stack([game["val"](ranks=ranks_of(s)).correct.mean(0) for s in scores["val"].unbind(1)])
-                members = _members(list(explainers), quality, good, params.members, top)
+                members = _members(explainers, quality, good, params.members, top)
                 played = {
                     name: _play_members(game["test"], scores["test"], chosen, rule, counts)
-                    for name, (rule, chosen) in _entries(list(explainers), members, params.rules).items()
+                    for name, (rule, chosen) in _entries(explainers, members, params.rules).items()
                 }
                 for name, result in played.items():
                     rows += _rows((name, patch, kind, top), result, seed)
@@ -146,7 +178,7 @@ def faithfulness_metrics(
                     interval = mean_interval(values, seed=seed)
                     rows.append((name, patch, kind, True, f"test/clean/{metric}_area", *interval, len(values)))
             bar.update(1)
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return rows
 
 
 def _predict(model: nn.Module, batch_size: int, images: Tensor) -> Tensor:

@@ -39,6 +39,7 @@ class FaithfulnessParams(Params):
     rules: list[str] = Field(list(RULES), description="voting rules")
     n: int = Field(100, ge=2, description="test images, drawn by the seed; as many of validation choose the members")
     members: int = Field(3, ge=1, description="members of static and dynamic ensembles")
+    decorrelated: bool = Field(False, description="also ensembles whose members explain models of `parts`, one each")
 
     @field_validator("rules")
     @classmethod

@@ -19,6 +19,7 @@ from xai_robustness.figures.robustness_table import table_figure
 from xai_robustness.figures.style import blank
 from xai_robustness.mitigation.job import load_corrected
 from xai_robustness.models.cam_layers import cam_layer
+from xai_robustness.models.checkpoint import load_model
 from xai_robustness.models.saved import Classifier
 from xai_robustness.models.training import TrainingParams, predict_logits
 from xai_robustness.models.zoo import ModelParams
@@ -211,6 +212,7 @@ def study_layers(
 
 def measure_faithfulness(
     classifier: Classifier,
+    part_classifiers: Path,
     images_fit: Sets,
     images_select: Sets,
     images_report: Sets,
@@ -228,8 +230,12 @@ def measure_faithfulness(
     val, test = (
         drawn(part, asked.n, "faithfulness", seed) for part in (images_select["val/clean"], images_report["test/clean"])
     )
+    own = {}
+    for i, name in enumerate(params.methods if asked.decorrelated else []):
+        part = load_model(part_classifiers / f"part_{i}").to(device).eval()
+        own[name] = make_explainer(name, part, params, layer)
     train = images_fit["train/biased"]
-    return faithfulness_metrics(model, explainers, train, val, test, asked, seed, device, params.batch_size)
+    return faithfulness_metrics(model, explainers, train, val, test, asked, seed, device, params.batch_size, own)
 
 
 def write_corrupted_images(

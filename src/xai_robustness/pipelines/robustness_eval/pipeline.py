@@ -9,6 +9,7 @@ from xai_robustness.pipelines.wiring import stage
 def create_pipeline() -> Pipeline:
     """Predictions and explanations under corruptions, before and after correction."""
     common = ["classifier", "corrected_classifiers", "selection", "compared_classifiers", "images_report"]
+    three_splits = ["images_fit", "images_select", "images_report"]
     training = ["params:comparisons", "params:model", "params:training", "params:seed", "params:device"]
     params, seed, device = "params:robustness_eval", "params:seed", "params:device"
     return stage(
@@ -63,7 +64,7 @@ def create_pipeline() -> Pipeline:
             ),
             node(
                 nodes.measure_faithfulness,
-                ["classifier", "images_fit", "images_select", "images_report", params, seed, device],
+                ["classifier", "part_classifiers", *three_splits, params, seed, device],
                 "faithfulness_metrics",
                 name="measure_faithfulness",
             ),
