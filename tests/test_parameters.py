@@ -61,3 +61,14 @@ def test_a_table_of_ticked_neurons_counts_by_its_content_and_must_exist(tmp_path
 def test_a_study_cannot_leave_its_folder(study):
     with pytest.raises(InputError):
         read_parameters({"study": study})
+
+
+@pytest.mark.parametrize("study", ["breastmnist", "pneumoniamnist"])
+def test_a_study_with_more_rows_is_its_study_up_to_the_evaluation(study):
+    """Otherwise the classifier and its corrections would be computed again, as others."""
+    own, derived = (
+        yaml.safe_load((CONF / name / "parameters.yml").read_text()) for name in (study, f"{study}_adversarial")
+    )
+    assert {k: v for k, v in derived.items() if k not in ("comparisons", "robustness_eval")} == {
+        k: v for k, v in own.items() if k != "robustness_eval"
+    }

@@ -119,65 +119,66 @@ def faithfulness_metrics(
         `test/clean/fidelity_<k>` and `consistency_<k>` for each k, `fidelity_area`, `consistency_area`; for the top
         also `deletion_area`, `insertion_area`.
     """
-    means, families = mean_images(train), {"": explainers} | ({DECORRELATED: decorrelated} if decorrelated else {})
-    tables = []
-    for mark, family in families.items():
-        sets = {k: prepare_game(model, family, part, batch_size, device) for k, part in (("val", val), ("test", test))}
-        rows = _play_all(partial(_predict, model, batch_size), model, list(family), sets, means, params, seed)
-        tables.append(pd.DataFrame([(f"{name}{mark}", *rest) for name, *rest in rows], columns=COLUMNS))
-    return pd.concat(tables, ignore_index=True)
+    explained = {"": explainers} | ({DECORRELATED: decorrelated} if decorrelated else {})
+    families = {
+        mark: {k: prepare_game(model, own, part, batch_size, device) for k, part in (("val", val), ("test", test))}
+        for mark, own in explained.items()
+    }
+    means, predict, size = mean_images(train), partial(_predict, model, batch_size), test.image_shape[1:]
+    rows: list[tuple[object, ...]] = []
+    settings = [(patch, fill) for patch in params.patches for fill in params.fills]
+    with borrow(model), progress(len(settings), "masking game") as bar:
+        for patch, kind in settings:
+            grid, counts = grid_of(patch, (size[0], size[1])), sorted(set(counts_of(patch, (size[0], size[1]))))
+            fill = {key: fills(kind, s.images, s.logits.argmax(1), *means) for key, s in families[""].items()}
+            alone = _alone(predict, families[""]["val"], fill["val"], grid)
+            for mark, sets in families.items():
+                found = _play_setting(predict, sets, fill, alone, grid, counts, params, seed)
+                rows += [(f"{name}{mark}", patch, kind, *rest) for name, *rest in found]
+            bar.update(1)
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _play_all(
+def _play_setting(
     predict: partial,
-    model: nn.Module,
-    explainers: Sequence[str],
     sets: Mapping[str, Played],
-    means: tuple[Tensor, Tensor],
+    fill: Mapping[str, Tensor],
+    alone: Float[np.ndarray, "n p"],
+    grid: tuple[int, int],
+    counts: list[int],
     params: FaithfulnessParams,
     seed: int,
 ) -> list[tuple[object, ...]]:
-    """The rows of one family of explainers."""
+    """Rows (name, top, metric, value, ...) of one family of explainers for one patch size and fill."""
+    explainers = list(sets["test"].attributions)
+    scores = {key: _scores(part, grid) for key, part in sets.items()}
+    good = pair_accuracy(scores["val"][: len(alone)].cpu().numpy(), alone)
     rows: list[tuple[object, ...]] = []
-    settings = [(patch, fill) for patch in params.patches for fill in params.fills]
-    height, width = sets["test"].images.shape[2:]
-    with borrow(model), progress(len(settings), "masking game") as bar:
-        for patch, kind in settings:
-            grid, counts = grid_of(patch, (height, width)), sorted(set(counts_of(patch, (height, width))))
-            fill = {key: fills(kind, s.images, s.logits.argmax(1), *means) for key, s in sets.items()}
-            scores = {key: _scores(part, grid) for key, part in sets.items()}
-            good = _theory(predict, sets["val"], fill["val"], scores["val"], grid)
-            for top in (True, False):
-                game = {
-                    key: partial(
-                        play,
-                        predict,
-                        part.images,
-                        part.labels,
-                        fill[key],
-                        grid=grid,
-                        counts=counts,
-                        top=top,
-                        unmasked=part.logits,
-                    )
-                    for key, part in sets.items()
-                }
-                quality = np.stack([game["val"](ranks=ranks_of(s)).correct.mean(0) for s in scores["val"].unbind(1)])
-                members = _members(explainers, quality, good, params.members, top)
-                played = {
-                    name: _play_members(game["test"], scores["test"], chosen, rule, counts)
-                    for name, (rule, chosen) in _entries(explainers, members, params.rules).items()
-                }
-                for name, result in played.items():
-                    rows += _rows((name, patch, kind, top), result, seed)
-            for index, name in enumerate(explainers):
-                ranks = ranks_of(scores["test"][:, index])
-                curves = deletion_insertion(predict, sets["test"].images, fill["test"], ranks, grid)
-                for curve, metric in zip(curves, ("deletion", "insertion")):
-                    values = area(curve, np.arange(curve.shape[1]))
-                    interval = mean_interval(values, seed=seed)
-                    rows.append((name, patch, kind, True, f"test/clean/{metric}_area", *interval, len(values)))
-            bar.update(1)
+    for top in (True, False):
+        game = {
+            key: partial(
+                play,
+                predict,
+                part.images,
+                part.labels,
+                fill[key],
+                grid=grid,
+                counts=counts,
+                top=top,
+                unmasked=part.logits,
+            )
+            for key, part in sets.items()
+        }
+        quality = np.stack([game["val"](ranks=ranks_of(s)).correct.mean(0) for s in scores["val"].unbind(1)])
+        members = _members(explainers, quality, good, params.members, top)
+        for name, (rule, chosen) in _entries(explainers, members, params.rules).items():
+            rows += _rows((name, top), _play_members(game["test"], scores["test"], chosen, rule, counts), seed)
+    for index, name in enumerate(explainers):
+        ranks = ranks_of(scores["test"][:, index])
+        curves = deletion_insertion(predict, sets["test"].images, fill["test"], ranks, grid)
+        for curve, metric in zip(curves, ("deletion", "insertion")):
+            values = area(curve, np.arange(curve.shape[1]))
+            rows.append((name, True, f"test/clean/{metric}_area", *mean_interval(values, seed=seed), len(values)))
     return rows
 
 
@@ -190,21 +191,18 @@ def _scores(part: Played, grid: tuple[int, int]) -> Float[Tensor, "n e p"]:
     return torch.stack([patch_scores(a, grid) for a in part.attributions.values()], dim=1)
 
 
-def _theory(
-    predict: partial, part: Played, fill: Tensor, scores: Tensor, grid: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Accuracy and slope of each explainer's pairs against ablating one patch alone, on some validation images."""
+def _alone(predict: partial, part: Played, fill: Tensor, grid: tuple[int, int]) -> Float[np.ndarray, "n p"]:
+    """What masking one patch alone takes from the predicted class, for each patch of some validation images."""
     n, patches = min(REFERENCE_IMAGES, len(part.images)), grid[0] * grid[1]
     x, target = part.images[:n], part.logits[:n].argmax(1)
     whole = part.logits[:n].softmax(1).gather(1, target[:, None])[:, 0]
     losses = []
     for patch in range(patches):
-        alone = torch.ones((n, patches), dtype=torch.int64, device=x.device)
-        alone[:, patch] = 0
-        answer = predict(masked(x, fill[:n], alone, 1, grid, True)).softmax(1).gather(1, target[:, None])[:, 0]
+        only = torch.ones((n, patches), dtype=torch.int64, device=x.device)
+        only[:, patch] = 0
+        answer = predict(masked(x, fill[:n], only, 1, grid, True)).softmax(1).gather(1, target[:, None])[:, 0]
         losses.append(whole - answer)
-    reference = torch.stack(losses, dim=1).double().cpu().numpy()
-    return pair_accuracy(scores[:n].cpu().numpy(), reference)
+    return torch.stack(losses, dim=1).double().cpu().numpy()
 
 
 def _members(
@@ -249,7 +247,7 @@ def _joined(scores: Tensor, rule: str) -> Ranks:
     return RULES[rule](torch.stack([ranks_of(s) for s in scores.unbind(1)], dim=1))
 
 
-def _rows(subject: tuple[str, int, str, bool], game: Game, seed: int) -> list[tuple[object, ...]]:
+def _rows(subject: tuple[str, bool], game: Game, seed: int) -> list[tuple[object, ...]]:
     rows: list[tuple[object, ...]] = []
     for name, values in (("fidelity", game.correct), ("consistency", game.consistent)):
         for i, k in enumerate(game.counts):
