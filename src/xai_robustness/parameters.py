@@ -19,6 +19,7 @@ from xai_robustness.localization.masks import LocalizationParams
 from xai_robustness.mitigation.params import MitigationParams
 from xai_robustness.models.exported import SUFFIX
 from xai_robustness.models.parts import PartsParams
+from xai_robustness.models.pretrained import IMAGENET, weights_name
 from xai_robustness.models.training import TrainingParams
 from xai_robustness.models.zoo import ModelParams
 from xai_robustness.robustness.comparisons import ComparisonParams
@@ -119,7 +120,11 @@ def files_of(params: StudyParams, key: str) -> dict[str, str]:
         "reveal": (params.reveal.neurons.spurious,),
         "sample_retrieval": (retrieval.review.csv, retrieval.cavs.given),
     }
-    return {f"file:{name}": _content(Path(name)) for name in named.get(key, ()) if name}
+    return {f"file:{name}": _identity(name, params.model.name) for name in named.get(key, ()) if name}
+
+
+def _identity(name: str, model: str) -> str:
+    return weights_name(model) if name == IMAGENET else _content(Path(name))
 
 
 def _content(path: Path) -> str:

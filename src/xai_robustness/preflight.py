@@ -16,6 +16,7 @@ from xai_robustness.datasets.load import (
 )
 from xai_robustness.models.checkpoint import load_weights
 from xai_robustness.models.own import is_own
+from xai_robustness.models.pretrained import weights_file
 from xai_robustness.models.xresnet import ECG_MODELS
 from xai_robustness.models.zoo import build, check_layer
 from xai_robustness.parameters import StudyParams, files_of
@@ -135,4 +136,5 @@ def _check_checkpoint(checkpoint: str, params: StudyParams, train: RawSplit) -> 
     _, height, width, channels = train.images.shape
     statistics = [0.5] * channels
     shape, new_head = (channels, height, width), params.training.checkpoint is None
-    load_weights(checkpoint, build(params.model, train.info.n_classes, shape, statistics, statistics, seed=0), new_head)
+    path = weights_file(checkpoint, params.model.name)
+    load_weights(path, build(params.model, train.info.n_classes, shape, statistics, statistics, seed=0), new_head)

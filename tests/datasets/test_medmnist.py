@@ -1,10 +1,11 @@
 import hashlib
 import io
 import logging
-import urllib.error
+import urllib.request
 
 import numpy as np
 import pytest
+from tests.datasets.web import Response, refuse, serve
 
 from xai_robustness.datasets import medmnist
 from xai_robustness.datasets.medmnist import MEDMNIST_2D, check_flag, medmnist_file, medmnist_md5, medmnist_path
@@ -22,12 +23,6 @@ def npz_bytes():
     return buffer.getvalue()
 
 
-class Response(io.BytesIO):
-    @property
-    def headers(self):
-        return {"Content-Length": str(len(self.getvalue()))}
-
-
 @pytest.fixture
 def content(monkeypatch):
     """Bytes that stand in for breastmnist.npz, with their md5 in the table."""
@@ -38,19 +33,7 @@ def content(monkeypatch):
 
 @pytest.fixture
 def offline(monkeypatch):
-    def fail(url, timeout):
-        raise urllib.error.URLError("no route to host")
-
-    monkeypatch.setattr(medmnist.urllib.request, "urlopen", fail)
-
-
-def serve(monkeypatch, data, asked=None):
-    def give(url, timeout):
-        if asked is not None:
-            asked.append(url)
-        return Response(data)
-
-    monkeypatch.setattr(medmnist.urllib.request, "urlopen", give)
+    refuse(monkeypatch)
 
 
 def test_twelve_flags_with_task_classes_and_licence():
@@ -148,7 +131,7 @@ def test_a_broken_download_leaves_no_file(tmp_path, content, monkeypatch):
                 raise TimeoutError("timed out")
             return super().read(100)
 
-    monkeypatch.setattr(medmnist.urllib.request, "urlopen", lambda url, timeout: Broken(content))
+    monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: Broken(content))
     with pytest.raises(InputError, match="timed out"):
         medmnist_file("breastmnist", 28, tmp_path)
     assert not list((tmp_path / "medmnist").iterdir())

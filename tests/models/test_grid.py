@@ -47,7 +47,9 @@ def test_a_bad_axis_is_named_before_anything_is_trained(axes: dict, words: str) 
 
 def test_start_weights_fit_one_model_alone() -> None:
     start = TRAINING.model_copy(update={"start": "x.pth"})
-    with pytest.raises(InputError, match="start parameter of training must be null in a grid of several models"):
+    with pytest.raises(
+        InputError, match="start parameter of training must be null or imagenet in a grid of several models"
+    ):
         grid_cells(ModelParams(name="tiny"), start, ["tiny", "vgg11"], [], [])
 
 

@@ -81,7 +81,7 @@ def test_a_study_refuses_corruptions_that_no_table_has(corruptions, message):
 @pytest.mark.parametrize(
     ("models", "message"),
     [
-        ({"vanilla": {}}, r"none of vanilla, corrected\. Got 'vanilla'"),
+        ({"vanilla": {}}, r"none of vanilla, corrected, imagenet\. Got 'vanilla'"),
         ({"robust": {"epoch": 3}}, r"comparisons\.models\.robust .* Got epoch: 3 instead"),
         ({"robust": {"adversarial": {"method": "pgd", "eps": 8}}}, r"for 8 of 255 grey levels write 0\.03137"),
         ({"Robust/": {}}, "pattern"),

@@ -3,15 +3,13 @@
 import functools
 import hashlib
 import logging
-import urllib.request
 from pathlib import Path
-from typing import Any
 
 from medmnist import INFO
 
 from xai_robustness.datasets.base import DatasetInfo
+from xai_robustness.datasets.download import download
 from xai_robustness.datasets.npz import check_npz, read_npz
-from xai_robustness.progress import progress
 from xai_robustness.types import InputError, Task
 
 __all__ = [
@@ -91,7 +89,8 @@ def medmnist_file(flag: str, size: int, root: Path) -> Path:
     """
     path, md5 = medmnist_path(flag, size, root), medmnist_md5(flag, size)
     if not path.is_file():
-        _download(INFO[flag][f"url{_suffix(flag, size)}"], path, md5)
+        advice = f"Put the file into that folder, or set XAI_DATA_ROOT to the folder that holds medmnist/{path.name}."
+        download(INFO[flag][f"url{_suffix(flag, size)}"], path, "md5", md5, advice)
     found = _md5(path)
     if found != md5:
         raise InputError(
@@ -123,34 +122,4 @@ def _md5_of(path: str, mtime_ns: int, size: int) -> str:
     with Path(path).open("rb") as file:
         while block := file.read(_BLOCK):
             digest.update(block)
-    return digest.hexdigest()
-
-
-def _download(url: str, path: Path, md5: str) -> None:
-    """Fetch `url` into `path` through a `.part` file, which is renamed only when its md5 is right."""
-    part = path.with_name(path.name + ".part")
-    try:
-        with urllib.request.urlopen(url, timeout=20) as response:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            found = _fetch(response, part)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise InputError(
-            f"The file {path.name} (md5 {md5}) is missing in {path.parent}, and {url} cannot be downloaded ({error}). "
-            f"Put the file into that folder, or set XAI_DATA_ROOT to the folder that holds medmnist/{path.name}."
-        ) from error
-    if found != md5:
-        part.unlink()
-        raise InputError(f"The download of {url} must have the md5 {md5}. Got {found} instead. Try again later.")
-    part.replace(path)
-
-
-def _fetch(response: Any, part: Path) -> str:
-    digest = hashlib.md5(usedforsecurity=False)
-    total = int(response.headers.get("Content-Length") or 0)
-    with part.open("wb") as file, progress(total, f"download {part.stem}", unit="B") as bar:
-        while block := response.read(_BLOCK):
-            file.write(block)
-            digest.update(block)
-            bar.update(len(block))
     return digest.hexdigest()

@@ -39,12 +39,14 @@ CONVNEXT: Names = (
     (r"\.mlp\.fc2\.", ".block.5."),
     (r"\.gamma$", ".layer_scale"),
 )
+DENSENET = ((r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2."),)
 ONCE_TRANSPOSED = ("tokens.class_token", "tokens.positions")
 
 
 def to_zoo(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict with the zoo's names: torchvision's and timm's ViT, DeiT and PiT and timm's ConvNeXt are renamed.
+    """A state dict with the zoo's names.
 
+    torchvision's and timm's ViT, DeiT and PiT, timm's ConvNeXt, and DenseNet as torchvision publishes it are renamed.
     A distilled model's two heads become one over both class tokens, with the same logits.
 
     Args:
@@ -56,6 +58,8 @@ def to_zoo(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if "stages.0.blocks.0.conv_dw.weight" in state and "stem.0.weight" in state:
         renamed = _renamed(state, CONVNEXT)
         return {k: v[:, None, None] if k.endswith(".layer_scale") else v for k, v in renamed.items()}
+    if "features.denseblock1.denselayer1.norm.1.weight" in state:
+        return _renamed(state, DENSENET)
     names = TORCHVISION if "encoder.pos_embedding" in state else TIMM if "cls_token" in state else ()
     if not names:
         return dict(state)

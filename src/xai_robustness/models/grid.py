@@ -13,6 +13,7 @@ from xai_robustness.datasets.base import ImageSet
 from xai_robustness.metrics.classification import classification_metrics
 from xai_robustness.models.adversarial import TrainingAttack
 from xai_robustness.models.checkpoint import load_model
+from xai_robustness.models.pretrained import IMAGENET
 from xai_robustness.models.training import HISTORY, TrainingJob, TrainingParams, predict_logits
 from xai_robustness.models.zoo import ModelParams, build
 from xai_robustness.types import InputError
@@ -75,9 +76,10 @@ def grid_cells(
         cells.append(Cell(own, recipe))
     if len({cell.name for cell in cells}) < len(cells):
         raise InputError(f"The cells of the grid must differ. Got {', '.join(cell.name for cell in cells)} instead.")
-    if training.start is not None and len(set(models)) > 1:
+    if training.start not in (None, IMAGENET) and len(set(models)) > 1:
         raise InputError(
-            f"The start parameter of training must be null in a grid of several models. Got {training.start} instead."
+            f"The start parameter of training must be null or imagenet in a grid of several models. "
+            f"Got {training.start} instead."
         )
     return cells
 

@@ -35,6 +35,7 @@ from xai_robustness.models.inputs import channel_statistics, flip, flip_draws, i
 from xai_robustness.models.modes import borrow
 from xai_robustness.models.objective import SCORES, loss_for, scores
 from xai_robustness.models.phases import Phases
+from xai_robustness.models.pretrained import weights_file
 from xai_robustness.models.training_params import TrainingParams as TrainingParams
 from xai_robustness.models.training_params import plateau_factor
 from xai_robustness.models.transforms import Mixing, Transforms
@@ -118,11 +119,11 @@ class TrainingJob:
             model = build_from(description, self.seed)
             if self.params.checkpoint is None:
                 if self.params.start is not None:
-                    load_weights(self.params.start, model, new_head=True)
+                    load_weights(weights_file(self.params.start, self.model.name), model, new_head=True)
                 history = _Run(self, model, train, val, description).finish(folder)
                 model.load_state_dict(load_file(folder / BEST))
             else:
-                load_weights(self.params.checkpoint, model)
+                load_weights(weights_file(self.params.checkpoint, self.model.name), model)
                 history = []
             table = pd.DataFrame(history, columns=["epoch", "split", *SCORES])
             write_atomically(folder / HISTORY, table.to_csv(index=False))

@@ -44,8 +44,12 @@ class TrainingParams(Params):
     augment: bool = Field(False, description="Flip each image horizontally and vertically, each with rate 0.25.")
     policy: Policy | None = Field(None, description="Augmentation of a published recipe.")
     random_erasing: float = Field(0.0, ge=0, le=1, description="Share of images in which a rectangle becomes noise.")
-    checkpoint: str | None = Field(None, description="Weights that are checked and used instead of training.")
-    start: str | None = Field(None, description="Weights that training starts from; the head may be for other classes.")
+    checkpoint: str | None = Field(
+        None, description="Weights that are used instead of training; imagenet: torchvision's."
+    )
+    start: str | None = Field(
+        None, description="Weights to start from, or imagenet; the head may be for other classes."
+    )
     frozen_to: str | None = Field(None, description="Layer up to which weights and batch norms stay as they are.")
     head_epochs: int = Field(0, ge=0, description="Epochs before the others that train the head alone.")
     head_lr: float = Field(1e-3, gt=0, description="Learning rate of the head epochs.")

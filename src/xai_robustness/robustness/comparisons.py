@@ -11,12 +11,13 @@ from xai_robustness.attacks.training import training_attack
 from xai_robustness.datasets.base import ImageSet
 from xai_robustness.models.checkpoint import load_model
 from xai_robustness.models.presets import over, preset_values
+from xai_robustness.models.pretrained import IMAGENET
 from xai_robustness.models.training import TrainingJob, TrainingParams
 from xai_robustness.models.zoo import ModelParams
 from xai_robustness.types import InputError, Params
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
-RESERVED = ("vanilla", "corrected")
+RESERVED = ("vanilla", "corrected", IMAGENET)
 CLASSIFIER = "classifier"
 """`start: classifier` begins with the uncorrected model; the name of an earlier compared model begins with that."""
 

@@ -134,7 +134,8 @@ def tabulate_robustness(
 ) -> tuple[pd.DataFrame, Figure]:
     """The one table: clean, attacked and corrupted accuracy, and agreement of explanations, model by model."""
     parts = [accuracy_table, attack_table]
-    for metric in [c for c in agreement_samples.columns if c not in ("model", "sample_id")]:
+    metrics = [c for c in agreement_samples.columns if c not in ("model", "sample_id")]
+    for metric in metrics if len(agreement_samples) else []:
         wide = agreement_samples.pivot(index="sample_id", columns="model", values=metric)
         values = {model: wide[model].to_numpy() for model in dict.fromkeys(agreement_samples["model"])}
         parts.append(sample_rows(values, f"test/corrupted/{metric}", REFERENCE, seed))
