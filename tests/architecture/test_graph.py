@@ -82,7 +82,7 @@ def test_every_data_set_is_in_the_catalog_and_versioned(whole, catalog):
 def test_paths_are_unique_and_carry_study_and_seed(catalog):
     paths = [entry["filepath"] for entry in catalog.values()]
     assert len(set(paths)) == len(paths)
-    assert all("${globals:study}" in path and "seed_" in path for path in paths)
+    assert all("${runtime_params:study,${globals:study}}" in path and "seed_" in path for path in paths)
 
 
 def test_eight_layers_in_order_without_a_cycle(whole, catalog):

@@ -56,3 +56,11 @@ def test_without_a_preset_nothing_changes(tmp_path: Path) -> None:
 def test_a_misspelt_preset_is_one_sentence_with_the_choices(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"Unknown preset 'derm' in training.preset\..*Choose from: revise_vgg"):
         training(tmp_path, {"preset": "derm"})
+
+
+@pytest.mark.parametrize(("given", "folder"), [({}, "phantom/seed_0"), ({"study": "other", "seed": 3}, "other/seed_3")])
+def test_study_and_seed_of_the_command_line_name_the_folders(given: dict[str, Any], folder: str) -> None:
+    options: Any = CONFIG_LOADER_ARGS
+    loader = PresetConfigLoader(str(ROOT / "conf"), env="base", runtime_params=given, **options)
+    assert loader["catalog"]["classifier"]["filepath"] == f"data/06_models/{folder}/classifier"
+    assert f"{loader['parameters']['study']}/seed_{loader['parameters']['seed']}" == folder
