@@ -1,4 +1,5 @@
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -65,26 +66,37 @@ def test_training_reaches_every_weight(resnet: tuple[nn.Module, str]) -> None:
     assert sum(w.numel() for w in model.parameters()) == sum(w.numel() for w in resnet[0].parameters())
 
 
-class Doubled(nn.Module):
-    def __init__(self) -> None:
+class Small(nn.Module):
+    def __init__(self, between: Callable[[torch.Tensor], torch.Tensor], dims: tuple[int, ...], keep: bool) -> None:
         super().__init__()
         self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 3)
+        self.between, self.dims, self.keep = between, dims, keep
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(torch.tanh(self.conv(x)).mean((2, 3)))
+        return self.head(self.between(self.conv(x)).mean(self.dims, keepdim=self.keep).flatten(1))
 
 
-def test_what_has_no_rule_works_but_is_refused_by_lrp(tmp_path: Path) -> None:
-    network = Doubled().eval()
+@pytest.mark.parametrize(("dims", "keep"), [((2, 3), False), ((-1, -2), False), ((2, 3), True)])
+def test_a_global_mean_is_a_pooling(dims: tuple[int, ...], keep: bool, tmp_path: Path) -> None:
+    network = Small(torch.relu, dims, keep).eval()
     model = build(ModelParams(name=export(network, tmp_path / "net.pt2")), 3, SHAPE, MEAN, STD, 0).eval()
     x = images(2, 32)
     torch.testing.assert_close(model(x), network((x - 0.4) / 0.3), rtol=1e-4, atol=1e-5)
-    with pytest.raises(InputError, match="Got Mean in the stage"), Lrp(model) as lrp:
+    with Lrp(model, "epsilon_plus_flat") as lrp:
+        assert max(lrp.run(x, TARGETS).lost.values(), default=0.0) < 1e-4
+
+
+def test_what_has_no_rule_works_but_is_refused_by_lrp(tmp_path: Path) -> None:
+    network = Small(torch.tanh, (2, 3), False).eval()
+    model = build(ModelParams(name=export(network, tmp_path / "net.pt2")), 3, SHAPE, MEAN, STD, 0).eval()
+    x = images(2, 32)
+    torch.testing.assert_close(model(x), network((x - 0.4) / 0.3), rtol=1e-4, atol=1e-5)
+    with pytest.raises(InputError, match="Got Tanh in the stage"), Lrp(model) as lrp:
         lrp.run(x, TARGETS)
 
 
 def test_what_cannot_be_used_is_one_sentence(resnet: tuple[nn.Module, str], tmp_path: Path) -> None:
-    fixed = export(Doubled().eval(), tmp_path / "fixed.pt2", dynamic=False)
+    fixed = export(Small(torch.tanh, (2, 3), False).eval(), tmp_path / "fixed.pt2", dynamic=False)
     (tmp_path / "broken.pt2").write_bytes(b"nothing")
     for name, classes, sentence in (
         (fixed, 3, "exported for 2 instead: export it with dynamic_shapes"),

@@ -157,6 +157,7 @@ def _check(graph: fx.GraphModule, name: str, channels: int, n_classes: int) -> N
 
 def _of_modules(graph: fx.GraphModule) -> fx.GraphModule:
     """Put a module in place of every operation of OPERATIONS, named after its weights."""
+    _pool_means(graph)
     weights = {**dict(graph.named_parameters()), **dict(graph.named_buffers())}
     for node in list(graph.graph.nodes):
         if node.op != "call_function" or str(node.target) not in OPERATIONS or node.kwargs:
@@ -178,6 +179,22 @@ def _of_modules(graph: fx.GraphModule) -> fx.GraphModule:
         graph.graph.erase_node(node)
     graph.recompile()
     return fx.GraphModule(graph, graph.graph)
+
+
+def _pool_means(graph: fx.GraphModule) -> None:
+    """Write the mean over the positions of a map, x.mean((2, 3)), as the pooling that it is."""
+    for node in list(graph.graph.nodes):
+        if str(node.target) != "aten.mean.dim" or node.kwargs or node.args[0].meta["val"].ndim != 4:
+            continue
+        source, dims, keep = _filled(node.args, (None, None, False))
+        if sorted(dim % 4 for dim in dims or ()) != [2, 3]:
+            continue
+        with graph.graph.inserting_before(node):
+            made = graph.graph.call_function(torch.ops.aten.adaptive_avg_pool2d.default, (source, [1, 1]))
+            if not keep:
+                made = graph.graph.call_function(torch.ops.aten.flatten.using_ints, (made, 1))
+        node.replace_all_uses_with(made)
+        graph.graph.erase_node(node)
 
 
 def _with(module: Any, **weights: Tensor | None) -> Any:
