@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import click
 import pandas as pd
-from kedro.framework.cli.utils import KedroCliError, _split_params
+from kedro.framework.cli.utils import _split_params
 from kedro.framework.startup import bootstrap_project
 from kedro.utils import find_kedro_project
 
@@ -43,10 +43,7 @@ def main(env: str, models: str, optimizers: str, lrs: str, seed: int, params: di
     bootstrap_project(project)
     runtime = {**params, "seed": seed}
     session = cast(IncrementalSession, IncrementalSession.create(project, env=env, runtime_params=runtime))
-    try:
-        table, path = _whole(project, session, seed, (models, optimizers, lrs))
-    except KedroCliError as error:
-        raise click.ClickException(str(error)) from error
+    table, path = _whole(project, session, seed, (models, optimizers, lrs))
     shown = table.drop(columns="error").to_string(index=False, float_format=lambda value: f"{value:.4g}")
     title = f"Study {session.study}, seed {seed}; biased validation images; 95 % intervals"
     click.echo(f"\n{title}\n\n{shown}\n\n{path}")

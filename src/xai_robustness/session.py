@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
+from click import ClickException
 from filelock import FileLock, Timeout
-from kedro.framework.cli.utils import KedroCliError
 from kedro.framework.project import pipelines
 from kedro.framework.session import KedroSession
 from kedro.io import DataCatalog
@@ -45,7 +45,7 @@ class IncrementalSession(KedroSession):
         """Plan and run; the arguments are those of `KedroSession.run`."""
         names = [pipeline_name] if pipeline_name else list(pipeline_names or [])
         if isinstance(runner, ParallelRunner):
-            raise KedroCliError("ParallelRunner runs no hooks, so nothing would be recorded. Use SequentialRunner.")
+            raise ClickException("ParallelRunner runs no hooks, so nothing would be recorded. Use SequentialRunner.")
         with one_sentence():
             params = read_parameters(self._get_config_loader()["parameters"])
             os.environ.setdefault("XAI_DATA_ROOT", str(self._project_path / "data" / "01_raw"))
@@ -75,7 +75,7 @@ class IncrementalSession(KedroSession):
         pipelines.set_requested(None)
         unknown = [name for name in names if name not in pipelines]
         if unknown:
-            raise KedroCliError(f"Unknown pipeline '{unknown[0]}'. Choose from: {', '.join(sorted(pipelines))}.")
+            raise ClickException(f"Unknown pipeline '{unknown[0]}'. Choose from: {', '.join(sorted(pipelines))}.")
         combined = sum((pipelines[name] for name in names[1:]), pipelines[names[0] if names else "__default__"])
         keys = {"namespaces": "node_namespaces"}
         filters = {keys.get(k, k): v or None for k, v in selection.items() if k != "only_missing_outputs"}
@@ -103,7 +103,7 @@ def study_lock(project: Path, params: StudyParams) -> Iterator[None]:
         with FileLock(path, timeout=0):
             yield
     except Timeout:
-        raise KedroCliError(
+        raise ClickException(
             f"Another run of study '{params.study}' with seed {params.seed} is under way. Wait for it or stop it."
         ) from None
 
@@ -117,7 +117,7 @@ def one_sentence() -> Iterator[None]:
         cause = next((e for e in _causes(error) if isinstance(e, InputError)), None)
         if cause is None:
             raise
-        raise KedroCliError(str(cause)) from error
+        raise ClickException(str(cause)) from error
 
 
 def _causes(error: BaseException | None) -> Iterable[BaseException]:

@@ -1,15 +1,17 @@
 """Bad input: one sentence, nothing written, no tracking run."""
 
 import hashlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
-from kedro.framework.cli.utils import KedroCliError
+from click import ClickException
 
 
 def refused(project, match: str, *pipelines: str, env: str = "smoke", **params) -> None:
     before = {f for f in project.files() if not f.startswith("01_raw")}
-    with pytest.raises(KedroCliError, match=match) as caught:
+    with pytest.raises(ClickException, match=match) as caught:
         project.run(*pipelines, env=env, **params)
     assert "\n" not in str(caught.value).strip()
     assert {f for f in project.files() if not f.startswith("01_raw")} == before
@@ -96,3 +98,12 @@ def test_files(fresh, changes, match):
 
 def test_an_artifact_without_a_training_sample(fresh):
     refused(fresh, "at least one training sample", artifact__rate=1e-9)
+
+
+def test_the_command_line_says_the_sentence_and_nothing_else(fresh):
+    command = [sys.executable, "-m", "kedro", "run", "--env", "smoke", "--params", "artifact.rate=1.5"]
+    done = subprocess.run(command, cwd=fresh.folder, capture_output=True, text=True)
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("Error: ") and "artifact.rate" in line and "1.5" in line
+    assert done.stdout == ""
