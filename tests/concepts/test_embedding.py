@@ -29,6 +29,15 @@ def same_up_to_sign(a, b, tolerance):
     np.testing.assert_allclose(np.abs((a * b).sum(0)), (a * a).sum(0), atol=tolerance)
 
 
+@pytest.mark.parametrize("n", [19, 23, 27, 28, 32])
+def test_as_many_neighbours_as_samples_make_one_cluster(n):
+    """All eigenvalues but one are then the same, at which LAPACK's fast algorithm fails for these n."""
+    features = np.random.default_rng(0).standard_normal((n, 5))
+    values, embedding = spectral_embedding(features, n, n - 1, 0)
+    np.testing.assert_allclose(values, [0, *[n / (n - 1)] * (n - 2)], atol=1e-12)
+    np.testing.assert_allclose(np.linalg.norm(embedding, axis=1), 1)
+
+
 @pytest.mark.parametrize("dense_size", [600, 0], ids=["dense", "arpack"])
 def test_embedding_equals_the_naive_one(dense_size, monkeypatch):
     monkeypatch.setattr(module, "DENSE_SIZE", dense_size)

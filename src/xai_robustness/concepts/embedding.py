@@ -63,12 +63,22 @@ def _largest(matrix: sparse.sparray, count: int, seed: int) -> tuple[np.ndarray,
     """Largest eigenpairs of a symmetric matrix, descending."""
     n = matrix.shape[0]
     if n <= DENSE_SIZE or count > n // 4:
-        values, vectors = linalg.eigh(matrix.toarray(), subset_by_index=[n - count, n - 1])
+        values, vectors = _dense(matrix.toarray(), count)
     else:
         start = numpy_rng(seed, "spectral_embedding").standard_normal(n)
         values, vectors = sparse.linalg.eigsh(matrix, k=count, which="LA", v0=start)
     order = np.argsort(values)[::-1]
     return values[order], vectors[:, order]
+
+
+def _dense(matrix: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Largest eigenpairs, ascending; the fast algorithm fails at times where nearly all eigenvalues are the same."""
+    n = len(matrix)
+    try:
+        return linalg.eigh(matrix, subset_by_index=[n - count, n - 1])
+    except linalg.LinAlgError:
+        values, vectors = linalg.eigh(matrix, driver="evd")
+        return values[-count:], vectors[:, -count:]
 
 
 def eigengap(eigenvalues: Float[np.ndarray, " e"], at_most: int) -> tuple[int, float]:
