@@ -71,3 +71,19 @@ def test_label_effort_has_a_line_a_strategy(draw):
     assert legend_of(figure) == ["mixed", "random"]
     assert np.allclose(figure.axes[1].lines[0].get_ydata(), [0.35, 0.65, 0.95])
     assert "not measured" in draw(retrieval.effort_figure(table.iloc[:0], 0.9)).texts[0].get_text()
+
+
+def test_the_first_samples_are_framed_by_their_label(draw):
+    images = np.full((10, 8, 8, 3), 90, np.uint8)
+    scores, labels = np.linspace(3, 1, 10), np.arange(10) < 4
+    figure = draw(
+        retrieval.retrieved_figure(images, scores, labels, ["NV"] * 10, "First of 50 test samples by a/ridge")
+    )
+    tiles = [axes for axes in figure.axes if axes.images]
+    assert len(tiles) == 10 and tiles[0].get_title() == "NV\n3.00"
+    colours = [axes.spines["left"].get_edgecolor() for axes in tiles]
+    assert len(set(colours[:4])) == len(set(colours[4:])) == 1 and colours[0] != colours[9]
+    assert figure.get_suptitle() == "First of 50 test samples by a/ridge: 4 of 10 labelled with the artifact"
+    assert legend_of(figure) == ["without artifact", "with artifact"]
+    nothing = draw(retrieval.retrieved_figure(images[:0], scores[:0], labels[:0], [], "None confirmed"))
+    assert nothing.texts[0].get_text() == "None confirmed"

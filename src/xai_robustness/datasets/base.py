@@ -37,6 +37,17 @@ class DatasetInfo:
         """Number of classes, which is the number of logits."""
         return len(self.class_names)
 
+    def names_of(self, labels: np.ndarray) -> list[str]:
+        """What samples are called after their labels: int (N,), or (N,L) where a sample has any number of labels.
+
+        Example:
+            >>> DatasetInfo("x", "multi-label", ("NORM", "MI", "CD"), "").names_of(np.array([[0, 1, 1], [0, 0, 0]]))
+            ['MI, CD', 'none']
+        """
+        if labels.ndim == 1:
+            return [self.class_names[label] for label in labels.tolist()]
+        return [", ".join(np.array(self.class_names)[row.astype(bool)]) or "none" for row in labels]
+
 
 class Batch(NamedTuple):
     """One batch.

@@ -1,6 +1,6 @@
 """How well concept vectors retrieve artifact samples."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -89,6 +89,44 @@ def score_figure(
     for tile in tiles:
         if not tile.images:
             tile.set_axis_off()
+    return figure
+
+
+RETRIEVED = 24
+"""Samples of `retrieved_figure`."""
+
+
+@styled
+def retrieved_figure(
+    images: UInt8[np.ndarray, "q h w c"],
+    scores: Float[np.ndarray, " q"],
+    labels: Bool[np.ndarray, " q"],
+    classes: Sequence[str],
+    title: str = "",
+) -> Figure:
+    """The samples that a concept vector puts first, with class and bias score, framed by the label of the artifact.
+
+    Args:
+        images: of the samples, best first.
+        scores: their bias scores.
+        labels: whether a sample is labelled with the artifact; labels of real artifacts are incomplete.
+        classes: names of their classes.
+        title: which vector, out of how many samples.
+    """
+    if len(images) == 0:
+        return blank(title)
+    columns = min(8, len(images))
+    figure, axes = grid(-(-len(images) // columns), columns, 1.0, 1.25)
+    tiles = axes.ravel()
+    for tile, image, score, has, name in zip(tiles, pixels(images), scores, labels, classes):
+        show_image(tile, image)
+        frame(tile, VERMILLION if has else BLUE, 2.0)
+        tile.set_title(f"{name}\n{score:.2f}", fontsize=FONT - 2)
+    for tile in tiles[len(images) :]:
+        tile.set_axis_off()
+    figure.suptitle(f"{title}: {int(np.sum(labels))} of {len(labels)} labelled with the artifact", fontsize=FONT)
+    keys = {name: key(colour, "s") for has, name, colour, _ in GROUPS if has in labels}
+    legend_below(figure, list(keys.values()), list(keys))
     return figure
 
 

@@ -72,7 +72,7 @@ def score_localization(
     rows = np.linspace(0, len(attacked) - 1, SHOWN).astype(int)
     images = take(attacked.images, rows)
     predicted = binarize(found, params)
-    titles = [attacked.info.class_names[int(label)] for label in attacked.labels[rows].reshape(SHOWN, -1)[:, 0]]
+    titles = attacked.info.names_of(attacked.labels[rows])
     table = localization_metrics("test/attacked", found, predicted, truth, seed)
     if params.controls:
         gradients = gradient_heatmaps(classifier.model, attacked, device)

@@ -12,7 +12,17 @@ from xai_robustness.concepts.retrieval import bias_scores, choose_cav, fit_cavs,
 from xai_robustness.concepts.review import propose_samples, refine_labels, review_suspects
 from xai_robustness.concepts.samples import sample_table
 from xai_robustness.datasets.base import ImageSet, take
-from xai_robustness.figures.retrieval import comparison, effort_figure, quantile_rows, score_figure
+from xai_robustness.figures.retrieval import (
+    RETRIEVED,
+    comparison,
+    effort_figure,
+    quantile_rows,
+    retrieved_figure,
+    score_figure,
+)
+from xai_robustness.figures.style import blank
+
+NONE = "No artifact was confirmed."
 
 
 def review_samples(
@@ -106,20 +116,32 @@ def plot_retrieval(
     retrieval_metrics: pd.DataFrame,
     chosen_cav: dict[str, str],
     images_report: dict[str, ImageSet],
-) -> tuple[Figure, Figure]:
-    """Draw the chosen vector's scores on test samples with images at their quantiles, and retrieval by kind."""
+) -> tuple[Figure, Figure, Figure]:
+    """Draw the chosen vector's scores on test samples, the samples that it puts first, and retrieval by kind."""
     test = bias_scores[bias_scores.split == "test"]
-    reported = retrieval_metrics[retrieval_metrics.metric.str.startswith("test/")]
+    by_kind = comparison(retrieval_metrics[retrieval_metrics.metric.str.startswith("test/")])
     if not chosen_cav:
         none = np.zeros(0)
-        return score_figure(none, none.astype(bool), "No artifact was confirmed"), comparison(reported)
+        return score_figure(none, none.astype(bool), NONE), blank(NONE), by_kind
     name = "{layer}/{kind}".format(**chosen_cav)
     scores, artifact = test[name].to_numpy(float), test.artifact.to_numpy(bool)
     images = images_report["test/biased"]
     order = np.argsort(images.sample_ids)
     rows = order[np.searchsorted(images.sample_ids[order], test.sample_id.to_numpy())]
     shown = {has: quantile_rows(scores, artifact == has) for has in (False, True)}
-    pictures = {has: take(images.images, np.sort(rows[at])) for has, at in shown.items()}
-    pictures = {has: found[np.argsort(np.argsort(rows[shown[has]]))] for has, found in pictures.items()}
-    title = f"Bias scores of test samples, {name}"
-    return score_figure(scores, artifact, title, shown, pictures), comparison(reported)
+    pictures = {has: _pictures(images, rows[at]) for has, at in shown.items()}
+    best = np.argsort(-np.nan_to_num(scores, nan=-np.inf), kind="stable")[:RETRIEVED]
+    first = retrieved_figure(
+        _pictures(images, rows[best]),
+        scores[best],
+        artifact[best],
+        images.info.names_of(images.labels[rows[best]]),
+        f"First of {len(test)} test samples by {name}",
+    )
+    return score_figure(scores, artifact, f"Bias scores of test samples, {name}", shown, pictures), first, by_kind
+
+
+def _pictures(images: ImageSet, rows: np.ndarray) -> np.ndarray:
+    """Images of rows in any order; a file is read in its own."""
+    order = np.argsort(rows)
+    return take(images.images, rows[order])[np.argsort(order)]

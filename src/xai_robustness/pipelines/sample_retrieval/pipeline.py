@@ -82,7 +82,7 @@ def create_pipeline() -> Pipeline:
             node(
                 plot_retrieval,
                 ["bias_scores", "retrieval_metrics", "chosen_cav", "images_report"],
-                ["bias_score_figure", "retrieval_figure"],
+                ["bias_score_figure", "retrieved_figure", "retrieval_figure"],
                 name="plot_retrieval",
             ),
         ],
