@@ -62,7 +62,7 @@ def explanations(given: argparse.Namespace) -> Any:
     """Yield one case for each data set, method and epsilon."""
     for name in EPOCHS:
         data = sets(name)
-        for method in ("saliency", "smooth_grad_squared"):
+        for method in ("saliency", "smooth_grad", "smooth_grad_squared"):
             case = f"explanations/{name}/{method}/linf_{EPS:.4g}"
             if case in given.done:
                 continue
