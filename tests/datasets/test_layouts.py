@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import pytest
 from tests.datasets import trees
-from tests.datasets.trees import table
+from tests.datasets.trees import dicom, table
 
 from xai_robustness.datasets import isic
 from xai_robustness.datasets.load import DataParams, check_dataset, load_dataset
@@ -111,25 +111,6 @@ def test_isic2024_keeps_all_malignant_and_some_benign(tmp_path, monkeypatch):
 
 def own(folder):
     return DataParams(name="folder", folder=str(folder), size=16, val_share=0.25, test_share=0.25)
-
-
-def dicom(path, values, kind="MONOCHROME2", **tags):
-    pydicom = pytest.importorskip("pydicom")
-    from pydicom.dataset import FileDataset, FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
-
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID = ExplicitVRLittleEndian, SecondaryCaptureImageStorage
-    meta.MediaStorageSOPInstanceUID = generate_uid()
-    data = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
-    data.Rows, data.Columns = values.shape[:2]
-    data.SamplesPerPixel, data.PhotometricInterpretation, data.PixelRepresentation = 1, kind, 0
-    data.BitsAllocated, data.BitsStored, data.HighBit = 16, 16, 15
-    data.PixelData = values.astype(np.uint16).tobytes()
-    for tag, value in tags.items():
-        setattr(data, tag, value)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pydicom.dcmwrite(path, data, enforce_file_format=True)
 
 
 def test_dicom_is_shown_as_it_is_meant(tmp_path, caplog):

@@ -1,9 +1,8 @@
 import logging
-from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.datasets.trees import table
+from tests.datasets.trees import ecg, ptbxl, write_record
 
 from xai_robustness.artifacts.ecg import SIGNAL_ARTIFACTS
 from xai_robustness.artifacts.insertion import ArtifactParams, insert_artifact
@@ -12,60 +11,7 @@ from xai_robustness.datasets.load import DataParams, load_dataset
 from xai_robustness.datasets.ptbxl import LEADS, find_r_peaks, read_record
 from xai_robustness.types import InputError
 
-wfdb = pytest.importorskip("wfdb")
-
-
-def ecg(rate: int = 100, seed: int = 0, seconds: int = 10) -> tuple[np.ndarray, np.ndarray]:
-    """Beats as narrow peaks at known times on a drifting baseline: values (T,12) in mV and sample numbers of R."""
-    rng = np.random.default_rng(seed)
-    times = np.arange(0.6 + 0.2 * rng.random(), seconds - 0.4, 0.8 + 0.1 * rng.random())
-    t = np.arange(seconds * rate) / rate
-    beat = sum(np.exp(-(((t - at) / 0.02) ** 2)) for at in times)
-    beat = beat + sum(0.2 * np.exp(-(((t - at - 0.25) / 0.06) ** 2)) for at in times)
-    gains = rng.uniform(0.4, 1.2, 12)
-    drift = 0.3 * np.sin(2 * np.pi * 0.2 * t)
-    return beat[:, None] * gains + drift[:, None] + rng.normal(0, 0.01, (len(t), 12)), np.round(times * rate).astype(
-        int
-    )
-
-
-def write_record(path: Path, values: np.ndarray, leads=LEADS, rate: int = 100) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    wfdb.wrsamp(
-        path.name, fs=rate, units=["mV"] * len(leads), sig_name=list(leads), p_signal=values[:, : len(leads)],
-        fmt=["16"] * len(leads), write_dir=str(path.parent),
-    )  # fmt: skip
-
-
-CODES = ["{'NORM': 100.0, 'SR': 0.0}", "{'IMI': 80.0}", "{'LVH': 50.0, 'NDT': 100.0}", "{'SR': 0.0}"]
-
-
-def ptbxl(root: Path, n: int = 20) -> Path:
-    folder = root / "ptbxl"
-    rows = []
-    for i in range(n):
-        name = f"records100/00000/{i + 1:05d}_lr"
-        write_record(folder / name, ecg(seed=i)[0])
-        fold = 9 if i % 5 == 3 else 10 if i % 5 == 4 else 1 + i % 8
-        hr = name.replace("100", "500", 1)
-        rows.append(
-            {"ecg_id": i + 1, "patient_id": i // 2, "scp_codes": CODES[i % 4], "strat_fold": fold}
-            | {"filename_lr": name, "filename_hr": hr}
-        )
-    table(folder / "ptbxl_database.csv", rows)
-    of = {
-        "NORM": ("NORM", "NORM"),
-        "IMI": ("MI", "IMI"),
-        "LVH": ("HYP", "LVH"),
-        "NDT": ("STTC", "STTC"),
-        "CLBBB": ("CD", "CLBBB"),
-    }
-    statements = [
-        {"": code, "diagnostic": "1.0", "diagnostic_class": c, "diagnostic_subclass": s} for code, (c, s) in of.items()
-    ]
-    statements.append({"": "SR", "diagnostic": "", "diagnostic_class": "", "diagnostic_subclass": ""})
-    table(folder / "scp_statements.csv", statements)
-    return folder
+pytest.importorskip("wfdb")
 
 
 def load(root, **changes):

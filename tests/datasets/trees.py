@@ -1,10 +1,14 @@
 """Tiny data sets in official layouts."""
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
+
+from xai_robustness.datasets.ptbxl import LEADS
 
 
 def picture(path: Path, seed: int, side: int = 24) -> None:
@@ -113,3 +117,99 @@ def isic2024(root: Path, n: int = 40) -> Path:
         rows.append({"isic_id": f"ISIC_{i:07d}", "target": int(i % 5 == 0), "patient_id": f"IP_{i // 2}"})
     table(root / "isic2024" / "train-metadata.csv", rows)
     return root / "isic2024"
+
+
+def dicom(path: Path, values: np.ndarray, kind: str = "MONOCHROME2", **tags: object) -> None:
+    """A 16-bit image with one sample a pixel."""
+    pydicom = pytest.importorskip("pydicom")
+    from pydicom.dataset import FileDataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID = ExplicitVRLittleEndian, SecondaryCaptureImageStorage
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    data = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    data.Rows, data.Columns = values.shape[:2]
+    data.SamplesPerPixel, data.PhotometricInterpretation, data.PixelRepresentation = 1, kind, 0
+    data.BitsAllocated, data.BitsStored, data.HighBit = 16, 16, 15
+    data.PixelData = values.astype(np.uint16).tobytes()
+    for tag, value in tags.items():
+        setattr(data, tag, value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pydicom.dcmwrite(path, data, enforce_file_format=True)
+
+
+def ecg(rate: int = 100, seed: int = 0, seconds: int = 10) -> tuple[np.ndarray, np.ndarray]:
+    """Beats as narrow peaks at known times on a drifting baseline: values (T,12) in mV and sample numbers of R."""
+    rng = np.random.default_rng(seed)
+    times = np.arange(0.6 + 0.2 * rng.random(), seconds - 0.4, 0.8 + 0.1 * rng.random())
+    t = np.arange(seconds * rate) / rate
+    beat = sum(np.exp(-(((t - at) / 0.02) ** 2)) for at in times)
+    beat = beat + sum(0.2 * np.exp(-(((t - at - 0.25) / 0.06) ** 2)) for at in times)
+    gains = rng.uniform(0.4, 1.2, 12)
+    drift = 0.3 * np.sin(2 * np.pi * 0.2 * t)
+    return beat[:, None] * gains + drift[:, None] + rng.normal(0, 0.01, (len(t), 12)), np.round(times * rate).astype(
+        int
+    )
+
+
+def write_record(path: Path, values: np.ndarray, leads: Sequence[str] = LEADS, rate: int = 100) -> None:
+    """A WFDB record of as many leads as are named."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pytest.importorskip("wfdb").wrsamp(
+        path.name, fs=rate, units=["mV"] * len(leads), sig_name=list(leads), p_signal=values[:, : len(leads)],
+        fmt=["16"] * len(leads), write_dir=str(path.parent),
+    )  # fmt: skip
+
+
+CODES = ["{'NORM': 100.0, 'SR': 0.0}", "{'IMI': 80.0}", "{'LVH': 50.0, 'NDT': 100.0}", "{'SR': 0.0}"]
+
+
+def ptbxl(root: Path, n: int = 20) -> Path:
+    """n records of n/2 patients, three fifths of them for training."""
+    folder = root / "ptbxl"
+    rows = []
+    for i in range(n):
+        name = f"records100/00000/{i + 1:05d}_lr"
+        write_record(folder / name, ecg(seed=i)[0])
+        fold = 9 if i % 5 == 3 else 10 if i % 5 == 4 else 1 + i % 8
+        hr = name.replace("100", "500", 1)
+        rows.append(
+            {"ecg_id": i + 1, "patient_id": i // 2, "scp_codes": CODES[i % 4], "strat_fold": fold}
+            | {"filename_lr": name, "filename_hr": hr}
+        )
+    table(folder / "ptbxl_database.csv", rows)
+    of = {
+        "NORM": ("NORM", "NORM"),
+        "IMI": ("MI", "IMI"),
+        "LVH": ("HYP", "LVH"),
+        "NDT": ("STTC", "STTC"),
+        "CLBBB": ("CD", "CLBBB"),
+    }
+    statements = [
+        {"": code, "diagnostic": "1.0", "diagnostic_class": c, "diagnostic_subclass": s} for code, (c, s) in of.items()
+    ]
+    statements.append({"": "SR", "diagnostic": "", "diagnostic_class": "", "diagnostic_subclass": ""})
+    table(folder / "scp_statements.csv", statements)
+    return folder
+
+
+def xrays(root: Path, n: int = 40) -> Path:
+    """n DICOM files in two folders, one a class, of 12-bit values."""
+    for i in range(n):
+        values = np.random.default_rng(i).integers(0, 4096, (4, 4)).repeat(6, 0).repeat(6, 1)
+        dicom(
+            root / "xrays" / ("healthy", "ill")[i % 2] / f"{i}.dcm", values, ("MONOCHROME2", "MONOCHROME1")[i % 3 == 0]
+        )
+    return root / "xrays"
+
+
+def scans(root: Path, n: int = 40) -> Path:
+    """n NIfTI volumes in two folders, one a class."""
+    nibabel = pytest.importorskip("nibabel")
+    for i in range(n):
+        place = root / "scans" / ("healthy", "ill")[i % 2] / f"{i}.nii.gz"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        volume = np.random.default_rng(i).random((4, 4, 3), np.float32).repeat(6, 0).repeat(6, 1)
+        nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), place)
+    return root / "scans"
