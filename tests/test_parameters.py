@@ -30,7 +30,8 @@ def test_an_unknown_key_names_its_neighbours():
 
 def test_neutral_fields_are_no_part_of_the_fingerprint_and_others_are():
     def parts(**preprocessing) -> dict[str, str]:
-        return components_of(read_parameters({"study": "x", "preprocessing": preprocessing}))("params:preprocessing")
+        params = read_parameters({"study": "x", "preprocessing": preprocessing})
+        return components_of(params)("params:preprocessing", "compute_latents")
 
     assert parts(batch_size=8) == parts(batch_size=64)
     assert parts(layers=["layer1"]) != parts()
@@ -40,20 +41,20 @@ def test_the_content_of_a_named_file_counts(tmp_path):
     path = tmp_path / "weights.pth"
     path.write_bytes(b"a")
     params = read_parameters({"study": "x", "training": {"checkpoint": str(path)}})
-    before = components_of(params)("params:training")
+    before = components_of(params)("params:training", "train_classifier")
     path.write_bytes(b"b")
-    assert components_of(params)("params:training") != before
+    assert components_of(params)("params:training", "train_classifier") != before
 
 
 def test_a_table_of_ticked_neurons_counts_by_its_content_and_must_exist(tmp_path):
     table = tmp_path / "ticked.csv"
     params = read_parameters({"study": "x", "reveal": {"neurons": {"spurious": str(table)}}})
     with pytest.raises(InputError, match="does not exist"):
-        components_of(params)("params:reveal")
+        components_of(params)("params:reveal", "reveal_suspects")
     found = []
     for text in ("model,layer,neuron\n", "model,layer,neuron\na,layer4,3\n"):
         table.write_text(text)
-        found.append(components_of(params)("params:reveal"))
+        found.append(components_of(params)("params:reveal", "reveal_suspects"))
     assert found[0] != found[1]
 
 

@@ -89,13 +89,13 @@ def _keys_beside(location: tuple[str, ...]) -> list[str]:
     return sorted(model.model_fields)
 
 
-def components_of(params: StudyParams) -> Callable[[str], dict[str, str]]:
-    """For fingerprints: a `params:` input -> its values and the content of the files that they name."""
+def components_of(params: StudyParams) -> Callable[[str, str], dict[str, str]]:
+    """For fingerprints: a `params:` input and a node -> the values that count there, and content of files they name."""
 
-    def describe(name: str) -> dict[str, str]:
+    def describe(name: str, node: str) -> dict[str, str]:
         key = name.removeprefix("params:")
         value = getattr(params, key)
-        values = value.result_values() if isinstance(value, Params) else value
+        values = value.result_values(node) if isinstance(value, Params) else value
         flat = _flatten(values, key)
         return {f"parameter:{k}": str(v) for k, v in flat.items()} | files_of(params, key)
 

@@ -1,5 +1,6 @@
 """Words shared by the whole package: splits, conditions, parameter models and table schemas."""
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -20,18 +21,38 @@ NEUTRAL = "neutral"
 """Mark of a field that cannot change a result: `batch_size: Annotated[int, NEUTRAL] = 64`."""
 
 
+@dataclass(frozen=True)
+class UsedBy:
+    """Mark of a field that changes the results of the nodes that it names, and of no other that takes its group.
+
+    Example:
+        `allowed: Annotated[float, UsedBy("select_correction")] = 0.03`: another value selects again and trains nothing.
+    """
+
+    nodes: tuple[str, ...]
+
+    def __init__(self, *nodes: str) -> None:
+        object.__setattr__(self, "nodes", nodes)
+
+
 class Params(BaseModel):
     """Base of all parameter models: unknown keys are errors and instances never change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    def result_values(self) -> dict[str, Any]:
-        """Values that can change a result: fields marked `NEUTRAL` are left out."""
+    def result_values(self, node: str | None = None) -> dict[str, Any]:
+        """Values that can change a result: fields marked `NEUTRAL`, or `UsedBy` other nodes than `node`, are left out.
+
+        Args:
+            node: a node's name without its stage; None: any.
+        """
         values: dict[str, Any] = {}
         for name, field in type(self).model_fields.items():
             value = getattr(self, name)
-            if NEUTRAL not in field.metadata:
-                values[name] = value.result_values() if isinstance(value, Params) else _plain(value)
+            users = [mark.nodes for mark in field.metadata if isinstance(mark, UsedBy)]
+            if NEUTRAL in field.metadata or (node and users and node not in users[0]):
+                continue
+            values[name] = value.result_values(node) if isinstance(value, Params) else _plain(value)
         return values
 
     def flat(self, prefix: str = "") -> dict[str, Any]:

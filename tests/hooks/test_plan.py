@@ -54,7 +54,7 @@ class Project:
             }
             for name in ("one", "two", "three")
         }
-        planner = Planner(GRAPH, DataCatalog.from_config(config), lambda name: {name: str(values[name])}, given)
+        planner = Planner(GRAPH, DataCatalog.from_config(config), lambda name, node: {name: str(values[name])}, given)
         plan = planner.plan(requested, exact)
         if execute and plan.stale:
             version = f"2026-01-01T00.00.{self.runs:02d}.000Z"

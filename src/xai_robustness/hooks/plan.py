@@ -19,7 +19,7 @@ LIBRARIES = ("torch", "zennit", "captum", "scikit-learn")
 NEUTRAL_INPUTS = frozenset({"params:device"})
 
 Components = dict[str, str]
-Describe = Callable[[str], Components]
+Describe = Callable[[str, str], Components]
 
 
 def digest(value: Any) -> str:
@@ -48,7 +48,8 @@ class Planner:
     Args:
         pipeline: the whole graph.
         catalog: data sets; those of `io` keep the provenance of their versions.
-        describe: parameter input (`params:mitigation`) -> its components (value, content of the files it names).
+        describe: parameter input (`params:mitigation`) and name of a node without its stage -> the components that
+            count there (values, content of the files they name).
         given: data set -> version that the caller fixed (`--load-versions`); its producer is not run.
     """
 
@@ -112,13 +113,13 @@ class Planner:
             parts = {f"code:{name}": value for name, value in code_hashes(node.func).items()}
             parts.update({f"library:{name}": _installed(name) for name in LIBRARIES})
             for name in sorted(set(node.inputs) - NEUTRAL_INPUTS):
-                parts.update(self._input(name))
+                parts.update(self._input(name, node))
             self._components[node.name] = parts
         return self._components[node.name]
 
-    def _input(self, name: str) -> Components:
+    def _input(self, name: str, node: Node) -> Components:
         if name.startswith("params:"):
-            return self.describe(name)
+            return self.describe(name, node.name.rpartition(".")[2])
         if name in self.given:
             record = self._provenances(name).get(self.given[name], {})
             return {f"input:{name}": record.get("fingerprint", self.given[name])}

@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from xai_robustness.concepts.directions import CAV_KINDS
 from xai_robustness.mitigation.penalties import AGGREGATIONS, CRITERIA, FORMS
-from xai_robustness.types import NEUTRAL, InputError, Params
+from xai_robustness.types import NEUTRAL, InputError, Params, UsedBy
 
 
 class MethodParams(Params):
@@ -235,14 +235,16 @@ class MitigationParams(Params):
     masks: Literal["predicted", "truth"] = Field(
         "predicted", description="masks that methods use: predicted by localization, or the truth as a labelled control"
     )
-    allowed_clean_loss: float = Field(
+    allowed_clean_loss: Annotated[float, UsedBy("select_correction", "plot_corrections", "state_verdict")] = Field(
         0.03, ge=0, le=1, description="balanced accuracy, in [0,1], that a selected correction may lose on clean images"
     )
-    tcav_cav: str = Field("signal", description="kind of the concept vector that TCAV fits in each corrected model")
-    reveal_again: int = Field(
+    tcav_cav: Annotated[str, UsedBy("measure_tcav")] = Field(
+        "signal", description="kind of the concept vector that TCAV fits in each corrected model"
+    )
+    reveal_again: Annotated[int, UsedBy("reveal_again")] = Field(
         0, ge=0, description="labelled training images on which reveal is run before and after the correction; 0: none"
     )
-    required_recovery: float = Field(
+    required_recovery: Annotated[float, UsedBy("state_verdict")] = Field(
         0.8, ge=0, le=1, description="share of the gap that a proven removal wins back on test images"
     )
     cache_gigabytes: Annotated[float, NEUTRAL] = Field(

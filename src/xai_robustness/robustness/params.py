@@ -15,7 +15,7 @@ from xai_robustness.metrics.agreement_maps import MapParams
 from xai_robustness.metrics.ensembles import RULES
 from xai_robustness.metrics.patches import FILLS, PATCH_SIDES, Fill
 from xai_robustness.models.adversarial import check_eps
-from xai_robustness.types import NEUTRAL, InputError, Params, Split
+from xai_robustness.types import NEUTRAL, InputError, Params, Split, UsedBy
 
 __all__ = ["CorruptedSetParams", "FaithfulnessParams", "LayerwiseParams", "RobustnessParams", "agreement_pairs"]
 
@@ -72,15 +72,25 @@ class RobustnessParams(Params):
         "best", description="models beside the uncorrected: the best, or each method's"
     )
     batch_size: Annotated[int, NEUTRAL] = Field(128, ge=1, description="images at once")
-    attacks: list[AttackParams] = Field([], description="attacks on predictions that the one table reports")
-    explanation_eps: float | None = Field(
+    attacks: Annotated[list[AttackParams], UsedBy("measure_attacks")] = Field(
+        [], description="attacks on predictions that the one table reports"
+    )
+    explanation_eps: Annotated[float | None, UsedBy("measure_attacks")] = Field(
         None, description="L-infinity radius in [0,1] of the attacks on explanations that the table reports; null: none"
     )
-    explanation_methods: list[str] = Field(["saliency"], description="methods that are attacked; differentiable ones")
-    explanation_steps: int = Field(100, ge=1, description="steps of an attack on explanations")
-    sharpness: bool = Field(False, description="report the sharpness of saliency in the one table")
-    layerwise: LayerwiseParams = Field(default_factory=LayerwiseParams)
-    faithfulness: FaithfulnessParams = Field(default_factory=FaithfulnessParams)
+    explanation_methods: Annotated[list[str], UsedBy("measure_attacks")] = Field(
+        ["saliency"], description="methods that are attacked; differentiable ones"
+    )
+    explanation_steps: Annotated[int, UsedBy("measure_attacks")] = Field(
+        100, ge=1, description="steps of an attack on explanations"
+    )
+    sharpness: Annotated[bool, UsedBy("measure_attacks")] = Field(
+        False, description="report the sharpness of saliency in the one table"
+    )
+    layerwise: Annotated[LayerwiseParams, UsedBy("study_layers")] = Field(default_factory=LayerwiseParams)
+    faithfulness: Annotated[FaithfulnessParams, UsedBy("measure_faithfulness")] = Field(
+        default_factory=FaithfulnessParams
+    )
     corrupted_sets: CorruptedSetParams = Field(default_factory=CorruptedSetParams)
 
     @field_validator("explanation_eps")
