@@ -11,8 +11,6 @@ from xai_robustness.datasets.load import DataParams, load_dataset
 from xai_robustness.datasets.ptbxl import LEADS, find_r_peaks, read_record
 from xai_robustness.types import InputError
 
-pytest.importorskip("wfdb")
-
 
 def load(root, **changes):
     return load_dataset(DataParams(**{"name": "ptbxl"} | changes), 0, root, cache=root / "cache")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import wfdb
 from PIL import Image
 
 from xai_robustness.datasets.ptbxl import LEADS
@@ -156,7 +157,7 @@ def ecg(rate: int = 100, seed: int = 0, seconds: int = 10) -> tuple[np.ndarray, 
 def write_record(path: Path, values: np.ndarray, leads: Sequence[str] = LEADS, rate: int = 100) -> None:
     """A WFDB record of as many leads as are named."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pytest.importorskip("wfdb").wrsamp(
+    wfdb.wrsamp(
         path.name, fs=rate, units=["mV"] * len(leads), sig_name=list(leads), p_signal=values[:, : len(leads)],
         fmt=["16"] * len(leads), write_dir=str(path.parent),
     )  # fmt: skip

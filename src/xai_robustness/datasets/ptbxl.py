@@ -3,14 +3,14 @@
 import ast
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float, Int64
 from scipy import ndimage, signal
 
 from xai_robustness.datasets.base import DatasetInfo
-from xai_robustness.datasets.decode import BadFileError, optional
+from xai_robustness.datasets.decode import BadFileError
 from xai_robustness.datasets.records import READERS, Records, read_table
 from xai_robustness.types import InputError
 
@@ -112,7 +112,8 @@ def read_record(path: Path, samples: int) -> Float[np.ndarray, "1 t c"]:
     Raises:
         BadFileError: not a record, a lead is missing or short, or a value is not finite.
     """
-    wfdb: Any = optional("wfdb", "ecg")
+    import wfdb  # heavy, and for electrocardiograms alone
+
     try:
         record = wfdb.rdrecord(str(path.with_suffix("")))
         values = np.asarray(record.p_signal, np.float32)
