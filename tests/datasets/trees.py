@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import wfdb
+from medmnist import INFO
 from PIL import Image
 
 from xai_robustness.datasets.ptbxl import LEADS
@@ -214,3 +215,17 @@ def scans(root: Path, n: int = 40) -> Path:
         volume = np.random.default_rng(i).random((4, 4, 3), np.float32).repeat(6, 0).repeat(6, 1)
         nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), place)
     return root / "scans"
+
+
+def medmnist(root: Path, flag: str, n: int = 40) -> Path:
+    """The npz file of a flag with n images for training and a third of it for each of the others."""
+    info = INFO[flag]
+    rng, arrays = np.random.default_rng(0), {}
+    for split, count in (("train", n), ("val", n // 3), ("test", n // 3)):
+        shape = (count, 28, 28, 3) if info["n_channels"] == 3 else (count, 28, 28)
+        arrays[f"{split}_images"] = rng.integers(0, 256, shape, dtype=np.uint8)
+        arrays[f"{split}_labels"] = (np.arange(count) % len(info["label"])).astype(np.uint8)[:, None]
+    path = root / "medmnist" / f"{flag}.npz"
+    path.parent.mkdir(parents=True)
+    np.savez(path, **arrays)
+    return path

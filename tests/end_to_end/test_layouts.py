@@ -1,11 +1,13 @@
 """The whole chain on tiny trees in the layouts of data sets that are not here, one study each."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from medmnist import INFO
 from tests.datasets import trees
 from tests.models.tiny import tiny_stages
 
@@ -48,9 +50,14 @@ CASES: dict[str, tuple[Callable[[Path, int], Path], str, dict[str, Any]]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", CASES)
 def test_the_chain_runs_on(layout: str, fresh: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(MODELS._entries, "tiny", tiny_stages)
     make, env, changes = CASES[layout]
     make(fresh.folder / "data" / "01_raw", 120)
+    chain(fresh, monkeypatch, env, changes)
+
+
+def chain(fresh: Any, monkeypatch: pytest.MonkeyPatch, env: str, changes: dict[str, Any]) -> None:
+    """Ingest, let a person label the artifact, and run to the verdict; a tiny network, one epoch."""
+    monkeypatch.setitem(MODELS._entries, "tiny", tiny_stages)
     monkeypatch.chdir(fresh.folder)
     Path("reviewed.csv").write_text("sample_id,artifact\n")
     catalog = fresh.run("data_ingest", env=env, **SMALL | changes)[0].load_context().catalog
@@ -63,3 +70,11 @@ def test_the_chain_runs_on(layout: str, fresh: Any, monkeypatch: pytest.MonkeyPa
     judged = catalog.load("correction_metrics")
     assert set(judged["method"]) == {"vanilla", "rrr", "rr_clarc", "p_clarc", "reactive_p_clarc"}
     assert catalog.load("verdict")["sentence"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flag", ["bloodmnist", "dermamnist", "octmnist"])
+def test_the_chain_runs_on_a_set_of_medmnist(flag: str, fresh: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = trees.medmnist(fresh.folder / "data" / "01_raw", flag, 120)
+    monkeypatch.setitem(INFO[flag], "MD5", hashlib.md5(path.read_bytes()).hexdigest())
+    chain(fresh, monkeypatch, flag, {})
