@@ -56,7 +56,8 @@ def test_the_chain_runs_on(layout: str, fresh: Any, monkeypatch: pytest.MonkeyPa
 
 
 def chain(fresh: Any, monkeypatch: pytest.MonkeyPatch, env: str, changes: dict[str, Any]) -> None:
-    """Ingest, let a person label the artifact, and run to the verdict; a tiny network, one epoch."""
+    """Ingest, let a person label the artifact, and run to the verdict; a tiny network, one epoch, no tracking."""
+    (fresh.folder / "conf" / "base" / "mlflow.yml").write_text("enabled: false\n")
     monkeypatch.setitem(MODELS._entries, "tiny", tiny_stages)
     monkeypatch.chdir(fresh.folder)
     Path("reviewed.csv").write_text("sample_id,artifact\n")
