@@ -6,6 +6,7 @@ Needs breastmnist and pneumoniamnist below `$XAI_DATA_ROOT/medmnist`. Every fini
 explanations: top-k attack of ResNet18's saliency and SmoothGrad beside random noise at the same epsilon.
 predictions: PGD beside foolbox and the Adversarial Robustness Toolbox, same model, budget, steps and step length.
 training: standard and adversarially trained ResNet18 over seeds: clean and robust accuracy, sharpness of saliency.
+transfer: the adversarially trained ones trained on without attacks, frozen up to each depth (after `training`).
 """
 
 import argparse
@@ -138,7 +139,32 @@ def training(given: argparse.Namespace) -> Any:
         yield case, found
 
 
-TOPICS = {"explanations": explanations, "predictions": predictions, "training": training}
+def transfer(given: argparse.Namespace) -> Any:
+    """Yield what is left of robustness when an adversarially trained model is trained on, from each depth upwards."""
+    data = sets("breastmnist")
+    for seed in range(given.seeds):
+        robust = given.models / f"adversarial_{seed}"
+        depths = {"robust": load_model(robust)}
+        for frozen_to in ("avgpool", "layer3", "layer2", "layer1", None):
+            case = f"transfer/breastmnist/seed_{seed}/from_{frozen_to or 'input'}"
+            if case in given.done:
+                continue
+            start = str(robust / "model.safetensors")
+            options = {"start": start, "frozen_to": frozen_to, "lr": given.lr, "weight_decay": 5e-4}
+            name = f"transfer_{seed}_{frozen_to}"
+            depths["transfer"] = train(name, given.models, seed, data, given.epochs, STEM, **options)
+            found: dict[str, Any] = {"epochs": given.epochs, "lr": given.lr}
+            for key, model in depths.items():
+                attacked = {
+                    f"pgd_linf_{e:.4g}": robust_accuracy(model, data["test"], PGD(make_budget("linf", e), 10), seed)
+                    for e in (EPS / 2, EPS)
+                }
+                found[key] = robustness_table(attacked).to_dict("records")
+            found["sharpness"] = sharpness_table(depths, data["test"], reference="robust").to_dict("records")
+            yield case, found
+
+
+TOPICS = {"explanations": explanations, "predictions": predictions, "training": training, "transfer": transfer}
 
 
 def main() -> None:
@@ -147,6 +173,7 @@ def main() -> None:
     parser.add_argument("--models", type=Path, default=Path("data/bench_models"), help="folder of trained models")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=8, help="of each model of `training` and `predictions`")
+    parser.add_argument("--lr", type=float, default=1e-4, help="of `transfer`")
     parser.add_argument("--method", default="fgsm_rs", help="of adversarial training: pgd, fgsm_rs, free")
     parser.add_argument("--images", type=int, default=48, help="explained in `explanations`")
     parser.add_argument("--steps", type=int, default=20, help="of the attack in `explanations`")
