@@ -23,7 +23,8 @@ def peer(features: np.ndarray, neighbours: int, eigenpairs: int, clusters: int) 
 
     pipeline = SpectralClustering(
         affinity=SparseKNN(n_neighbors=neighbours, symmetric=True),
-        embedding=EigenDecomposition(n_eigval=eigenpairs, is_output=True),
+        # its default, LM, takes eigenvalues of the other end too where those are larger in magnitude
+        embedding=EigenDecomposition(n_eigval=eigenpairs, which="LA", is_output=True),
         clustering=KMeans(n_clusters=clusters, is_output=True, kwargs={"random_state": SEED, "n_init": 4}),
     )
     (values, vectors), labels = pipeline(features)

@@ -36,20 +36,22 @@ def marked() -> dict[str, UsedBy]:
     return found
 
 
-def readers(name: str) -> set[str]:
-    """Functions of the package that read the attribute `name`."""
-    found = set()
+def readers() -> dict[str, set[str]]:
+    """Attribute -> the functions of the package that read it."""
+    found: dict[str, set[str]] = {}
     for path in SOURCE.rglob("*.py"):
         for function in ast.walk(ast.parse(path.read_text())):
             if isinstance(function, ast.FunctionDef):
-                read = (n for n in ast.walk(function) if isinstance(n, ast.Attribute) and n.attr == name)
-                found |= {function.name for n in read if isinstance(n.ctx, ast.Load)}
+                for node in ast.walk(function):
+                    if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                        found.setdefault(node.attr, set()).add(function.name)
     return found
 
 
 def test_every_marked_field_is_read_where_its_nodes_are_and_nowhere_else() -> None:
     assert set(marked()) == set(READERS)
-    assert {field: readers(field.rpartition(".")[2]) for field in READERS} == READERS
+    found = readers()
+    assert {field: found[field.rpartition(".")[2]] for field in READERS} == READERS
 
 
 def test_marks_name_nodes_that_take_the_group() -> None:
