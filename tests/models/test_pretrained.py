@@ -38,14 +38,16 @@ def test_a_file_is_taken_as_it_is() -> None:
 
 def test_the_raw_folder_comes_before_the_cache_of_torch(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refuse(monkeypatch)
-    cached = folders / "torch" / "hub" / "checkpoints" / weights_name("vgg11")
-    cached.parent.mkdir(parents=True)
-    cached.touch()
-    assert weights_file(IMAGENET, "vgg11") == cached
-    own = folders / "raw" / "weights" / weights_name("vgg11")
-    own.parent.mkdir(parents=True)
-    own.touch()
-    assert weights_file(IMAGENET, "vgg11") == own
+    name = f"net-{hashlib.sha256(b'weights').hexdigest()[:8]}.pth"
+    monkeypatch.setattr(pretrained, "weights_url", lambda model: f"https://example.org/{name}")
+    places = [folders / "torch" / "hub" / "checkpoints" / name, folders / "raw" / "weights" / name]
+    for place in places:
+        place.parent.mkdir(parents=True)
+        place.write_bytes(b"weights")
+        assert weights_file(IMAGENET, "vgg11") == place
+    places[1].write_bytes(b"weigh")
+    with pytest.raises(InputError, match=r"raw/weights/net-.* must have the sha256 .* Delete it"):
+        weights_file(IMAGENET, "vgg11")
 
 
 def test_they_are_downloaded_once_and_checked(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """ImageNet weights of torchvision's architectures: a local file first, else a download."""
 
+import hashlib
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -57,16 +58,29 @@ def weights_file(given: str, model: str) -> Path:
         model: a name of MODELS.
 
     Raises:
-        InputError: no such weights, or no network; the sentence says which file goes where.
+        InputError: no such weights, a local file of other content, or no network; the sentence says which file goes
+            where.
     """
     if given != IMAGENET:
         return Path(given)
     name = weights_name(model)
+    digest = Path(name).stem.rpartition("-")[2]
     wanted, cached = raw_root() / "weights" / name, Path(torch.hub.get_dir()) / "checkpoints" / name
-    if not wanted.is_file() and cached.is_file():
-        return cached
-    if not wanted.is_file():
-        digest = Path(name).stem.rpartition("-")[2]
-        advice = "Put the file into that folder, or give training.start another file."
-        download(weights_url(model), wanted, "sha256", digest, advice)
+    for path in (wanted, cached):
+        if path.is_file():
+            return _checked(path, digest)
+    advice = "Put the file into that folder, or give training.start another file."
+    download(weights_url(model), wanted, "sha256", digest, advice)
     return wanted
+
+
+def _checked(path: Path, digest: str) -> Path:
+    """A local file whose sha256 begins as its name says, which is what a run's fingerprint knows of it."""
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if not found.startswith(digest):
+        raise InputError(
+            f"The file {path} must have the sha256 {digest}. Got {found} instead. "
+            "Delete it, and the next run downloads it again."
+        )
+    return path
