@@ -111,6 +111,12 @@ def predictions(given: argparse.Namespace) -> Any:
         yield case, {"steps": steps, **counts}
 
 
+def under_pgd(model: nn.Sequential, images: ImageSet, seed: int) -> dict[str, Any]:
+    """Ten steps of L-infinity PGD at half of EPS and at EPS."""
+    radii = (EPS / 2, EPS)
+    return {f"pgd_linf_{e:.4g}": robust_accuracy(model, images, PGD(make_budget("linf", e), 10), seed) for e in radii}
+
+
 def training(given: argparse.Namespace) -> Any:
     """Yield clean and robust accuracy and sharpness for each seed."""
     data = sets("breastmnist")
@@ -127,10 +133,7 @@ def training(given: argparse.Namespace) -> Any:
         }
         found: dict[str, Any] = {"method": given.method, "epochs": given.epochs, "stem": STEM, "eps": EPS}
         for key, model in models.items():
-            attacks = {
-                f"pgd_linf_{eps:.4g}": robust_accuracy(model, data["test"], PGD(make_budget("linf", eps), 10), seed)
-                for eps in (EPS / 2, EPS)
-            }
+            attacks = under_pgd(model, data["test"], seed)
             found[key] = robustness_table(attacks).to_dict("records")
             labels = data["test"].labels
             right = next(iter(attacks.values())).correct
@@ -145,6 +148,7 @@ def transfer(given: argparse.Namespace) -> Any:
     for seed in range(given.seeds):
         robust = given.models / f"adversarial_{seed}"
         depths = {"robust": load_model(robust)}
+        kept = robustness_table(under_pgd(depths["robust"], data["test"], seed)).to_dict("records")
         for frozen_to in ("avgpool", "layer3", "layer2", "layer1", None):
             case = f"transfer/breastmnist/seed_{seed}/from_{frozen_to or 'input'}"
             if case in given.done:
@@ -153,13 +157,8 @@ def transfer(given: argparse.Namespace) -> Any:
             options = {"start": start, "frozen_to": frozen_to, "lr": given.lr, "weight_decay": 5e-4}
             name = f"transfer_{seed}_{frozen_to}"
             depths["transfer"] = train(name, given.models, seed, data, given.epochs, STEM, **options)
-            found: dict[str, Any] = {"epochs": given.epochs, "lr": given.lr}
-            for key, model in depths.items():
-                attacked = {
-                    f"pgd_linf_{e:.4g}": robust_accuracy(model, data["test"], PGD(make_budget("linf", e), 10), seed)
-                    for e in (EPS / 2, EPS)
-                }
-                found[key] = robustness_table(attacked).to_dict("records")
+            moved = robustness_table(under_pgd(depths["transfer"], data["test"], seed)).to_dict("records")
+            found: dict[str, Any] = {"epochs": given.epochs, "lr": given.lr, "robust": kept, "transfer": moved}
             found["sharpness"] = sharpness_table(depths, data["test"], reference="robust").to_dict("records")
             yield case, found
 
