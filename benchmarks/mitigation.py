@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from mitigation_cells import STUDIES, Cell, cells, run, table_of
+from records import write_record
 
 from xai_robustness.study import student
 
@@ -24,6 +25,7 @@ METRICS = {
     "artifact relevance": ("relevance_metrics.csv", "test/attacked/artifact_relevance", "value", 1),
     "TCAV distance from 0.5": ("tcav_metrics.csv", "test/attacked/tcav_distance", "value", 1),
 }
+LOCALIZABLE = ("ruler", "timestamp", "band_aid", "dark_corner")
 LOCALIZATION = ("artifact_relevance", "iou", "iou_area", "iou_random_pairing", "iou_gradient", "iou_times_area")
 
 
@@ -41,8 +43,42 @@ def rows_of(cell: Cell, results: Path) -> list[dict[str, object]]:
             table = tables[name]
             found = table[(table["candidate"] == candidate) & (table["metric"] == metric)][column]
             row[title] = sign * float(found.iloc[0]) if len(found) and np.isfinite(found.iloc[0]) else None
-        rows.append(vars(cell) | row)
+        table = tables["correction_metrics.csv"].query("metric == 'test/attacked/balanced_accuracy'")
+        gain = table[table["candidate"] == candidate]["difference"]
+        row["gain"] = float(gain.iloc[0]) if np.isfinite(gain.iloc[0]) else 0.0  # the reference has no difference
+        rows.append(vars(cell) | row | gap_of(tables["correction_metrics.csv"]))
     return rows
+
+
+def gap_of(metrics: pd.DataFrame) -> dict[str, object]:
+    """What the uncorrected model loses on attacked test images, and whether its interval lies above 0."""
+    rows = metrics[(metrics["candidate"] == "vanilla") & (metrics["metric"] == "test/attacked/balanced_accuracy_gap")]
+    return {"gap": float(rows["value"].iloc[0]), "gap_is_certain": bool(rows["ci_low"].iloc[0] > 0)}
+
+
+def pooled(rows: list[dict[str, object]], n_boot: int = 10_000) -> list[dict[str, object]]:
+    """What the selected corrections of localizable artifacts win back of all their gaps together, by study and overall.
+
+    The sum of gains over the sum of gaps, so that cells with hardly a gap do not decide, with a bootstrap interval over
+    cells; all cells where a correction was selected, and those of them where the test images show a gap for certain.
+    """
+    table = pd.DataFrame(rows)
+    table = table[(table["method"] == "selected") & table["artifact"].isin(LOCALIZABLE)]
+    found: list[dict[str, object]] = []
+    for study in (*dict.fromkeys(table["study"]), "all"):
+        for only in (False, True):
+            own = table[(table["study"] == study) | (study == "all")]
+            own = own[own["gap_is_certain"]] if only else own
+            if own.empty:
+                continue
+            gains, gaps, losses = (own[name].to_numpy(float) for name in ("gain", "gap", "clean loss"))
+            drawn = np.random.default_rng(0).integers(0, len(own), (n_boot, len(own)))
+            shares = gains[drawn].sum(1) / gaps[drawn].sum(1)
+            row: dict[str, object] = {"study": study, "certain_gaps_only": only, "cells": len(own)}
+            row["share_recovered"] = [float(gains.sum() / gaps.sum()), *np.quantile(shares, [0.025, 0.975]).tolist()]
+            row["mean_of_shares"] = float(own["attacked gap recovered"].mean())
+            found.append(row | {"clean_loss": [float(x) for x in student(losses)]})
+    return found
 
 
 def localization_of(cell: Cell, results: Path) -> dict[str, object]:
@@ -71,25 +107,29 @@ def main() -> None:
     parser.add_argument("studies", nargs="*", default=list(STUDIES), help=f"of {', '.join(STUDIES)}")
     parser.add_argument("--limit", type=int, default=None, help="new cells at most")
     parser.add_argument("--folder", type=Path, default=Path("data") / "bench_mitigation")
+    parser.add_argument("--device", default="cpu", help="where everything is computed")
+    parser.add_argument("--part", type=int, nargs=2, default=(0, 1), metavar=("I", "N"), help="every N-th cell from I")
     given = parser.parse_args()
     rows, places, done, new = [], [], [], 0
-    wanted = list(cells(given.studies))
+    wanted = list(cells(given.studies))[given.part[0] :: given.part[1]]
     for cell in wanted:
         finished = (given.folder / "cells" / cell.name / "cell.json").exists()
         if not finished and given.limit is not None and new >= given.limit:
             continue
-        results = run(cell, given.folder)
+        results = run(cell, given.folder, given.device)
         new += not finished
         rows += rows_of(cell, results)
         places.append(localization_of(cell, results))
         done.append(cell.name)
         print(f"{len(done)} of {len(wanted)}: {cell.name}")
     versions = {name: version(name) for name in ("torch", "zennit", "scikit-learn")}
-    record = {"machine": platform.processor() or platform.machine(), "versions": versions}
+    record: dict[str, object] = {"machine": platform.processor() or platform.machine(), "versions": versions}
     record |= {"cells_planned": len(wanted), "cells_run": done}
-    record |= {"rows": summary(rows) if rows else [], "localization": places, "results": rows}
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(record, indent=1) + "\n")
+    record |= {"rows": summary(rows) if rows else [], "pooled": pooled(rows) if rows else []}
+    record |= {"localization": places, "results": rows}
+    write_record(RESULTS, record)
+    for row in record["pooled"]:
+        print(row)
     for row in record["rows"]:
         print({key: value[0] if isinstance(value, list) else value for key, value in row.items()})
 

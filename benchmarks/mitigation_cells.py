@@ -20,8 +20,9 @@ ARTIFACTS = ("ruler", "timestamp", "band_aid", "dark_corner", "brightness")
 RATES = (0.5, 0.25, 0.1)
 MODELS = ("resnet18", "vgg11")
 SEEDS = (0, 1, 2)
-OPT_IN = ("a_clarc", "dfr", "group_dro", "jtt", "cdep")
 TABLES = ("correction_metrics.csv", "relevance_metrics.csv", "tcav_metrics.csv", "localization_metrics.csv")
+RESULTS = (*TABLES, "selection.json", "verdict.json")
+OPT_IN = ("a_clarc", "dfr", "group_dro", "jtt", "cdep")
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,15 @@ def cells(studies: tuple[str, ...] | list[str]) -> Iterator[Cell]:
         yield Cell(study, artifact, rate, model, seed)
 
 
-def parameters(cell: Cell) -> dict[str, Any]:
+def parameters(cell: Cell, device: str) -> dict[str, Any]:
     """The study's own file, with the cell's artifact and model, every inspected layer and the opt-in methods."""
     own = ROOT / "conf" / cell.study / "parameters.yml"
     found = yaml.safe_load(own.read_text()) if own.exists() else {}
-    found.setdefault("artifact", {}).update(kind=cell.artifact, rate=cell.rate, attacked_classes=[0])
-    found.setdefault("model", {})["name"] = cell.model
+    found["device"] = device
+    own_place = found.get("artifact", {}) if cell.artifact == found.get("artifact", {}).get("kind") else {}
+    found["artifact"] = own_place | {"kind": cell.artifact, "rate": cell.rate, "attacked_classes": [0]}
+    if cell.model != found.get("model", {}).get("name"):
+        found["model"] = {"name": cell.model}
     grid = found.setdefault("mitigation", {})
     for method in ("rr_clarc", "p_clarc", "reactive_p_clarc"):
         grid.setdefault(method, {})["layers"] = []
@@ -60,8 +64,10 @@ def parameters(cell: Cell) -> dict[str, Any]:
     return found
 
 
-def run(cell: Cell, root: Path, keep: bool = False) -> Path:
-    """Run the chain up to mitigation for a cell, unless it was; returns the folder with its tables.
+def run(cell: Cell, root: Path, device: str = "cpu", keep: bool = False) -> Path:
+    """Run the chain up to the verdict for a cell, unless it was; returns the folder with its tables.
+
+    No figures are drawn and no run is tracked.
 
     What an interrupted cell has finished is used again. Models and activations of a finished one are removed.
     """
@@ -72,9 +78,10 @@ def run(cell: Cell, root: Path, keep: bool = False) -> Path:
     conf = project / "conf" / cell.name
     conf.mkdir(exist_ok=True)
     (conf / "globals.yml").write_text(yaml.safe_dump({"study": cell.name, "seed": cell.seed}))
-    (conf / "parameters.yml").write_text(yaml.safe_dump(parameters(cell)))
-    paths = {"PYTHONPATH": str(project / "src")}
-    command = [sys.executable, "-m", "kedro", "run", "--env", cell.name, "--pipelines", "mitigation"]
+    (conf / "parameters.yml").write_text(yaml.safe_dump(parameters(cell, device)))
+    paths = {"PYTHONPATH": os.pathsep.join([str(project / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])}
+    outputs = ",".join(Path(name).stem for name in RESULTS)
+    command = [sys.executable, "-m", "kedro", "run", "--env", cell.name, "--to-outputs", outputs]
     subprocess.run(command, cwd=project, env=os.environ | paths, check=True)
     _collect(cell, project, results)
     if not keep:
@@ -91,6 +98,7 @@ def _project(root: Path) -> Path:
         shutil.copy(ROOT / name, project / name)
     for name in ("src", "conf/base"):
         shutil.copytree(ROOT / name, project / name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    (project / "conf" / "base" / "mlflow.yml").write_text("enabled: false\n")
     return project
 
 
@@ -103,7 +111,7 @@ def _collect(cell: Cell, project: Path, results: Path) -> None:
     """Keep the tables, the selection, the verdict and the seconds of every candidate."""
     results.mkdir(parents=True, exist_ok=True)
     reports = project / "data" / "08_reporting" / cell.name / f"seed_{cell.seed}"
-    for name in (*TABLES, "selection.json", "verdict.json"):
+    for name in RESULTS:
         shutil.copy(_newest(reports / name) / name, results / name)
     models = project / "data" / "06_models" / cell.name / f"seed_{cell.seed}" / "corrected_classifiers"
     seconds = {p.parent.name: json.loads(p.read_text())["seconds"] for p in models.glob("*/**/timing.json")}

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from records import write_record
 from reveal_cells import STUDIES, Cell, cells, images_of, latents_of, prepare
 
 from xai_robustness.concepts.image_properties import image_properties, label_associations
@@ -91,23 +92,24 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=None, help="cells of each study at most")
     parser.add_argument("--folder", type=Path, default=Path("data") / "bench_reveal")
     parser.add_argument("--judge-only", action="store_true", help="judge the cells that are trained already")
+    parser.add_argument("--device", default="cpu", help="where classifiers are trained and explained")
+    parser.add_argument("--part", type=int, nargs=2, default=(0, 1), metavar=("I", "N"), help="every N-th cell from I")
     given = parser.parse_args()
     torch.set_num_threads(1)
     found = []
     for study in given.studies:
-        for cell in cells(study)[: given.limit]:
+        for cell in cells(study)[: given.limit][given.part[0] :: given.part[1]]:
             if given.judge_only and not (given.folder / cell.name / "finished.json").exists():
                 continue
-            found.append((cell, judge(cell, prepare(cell, given.folder))))
+            found.append((cell, judge(cell, prepare(cell, given.folder, given.device))))
             print(json.dumps(found[-1][1]))
     machine = {"processor": platform.processor() or platform.machine(), "threads": 1}
     versions = {name: version(name) for name in ("torch", "zennit", "scikit-learn")}
     planned = sum(len(cells(study)) for study in STUDIES)
     run = {"cells_planned": planned, "cells_run": [c.name for c, _ in found]}
     record = {"machine": machine, "versions": versions, **run}
-    RESULTS.parent.mkdir(exist_ok=True)
     record |= {"rows": rows_of(found), "results": [r for _, r in found]}
-    RESULTS.write_text(json.dumps(record, indent=1) + "\n")
+    write_record(RESULTS, record)
     print(f"{len(found)} of {planned} cells")
     for row in record["rows"]:
         print({key: value for key, value in row.items() if key != "share"})

@@ -75,20 +75,20 @@ def images_of(cell: Cell) -> dict[str, ImageSet]:
     return made
 
 
-def prepare(cell: Cell, root: Path) -> Path:
+def prepare(cell: Cell, root: Path, device: str = "cpu") -> Path:
     """Train, explain, and judge the classifier; returns the folder, in which `latents` and `model.json` lie."""
     folder = root / cell.name
     if (folder / "finished.json").exists():
         return folder
     images = images_of(cell)
     _, recipe = STUDIES[cell.study]
-    TrainingJob(ModelParams(), images["train/biased"], images["val/biased"], recipe, cell.seed, "cpu").write(folder)
+    TrainingJob(ModelParams(), images["train/biased"], images["val/biased"], recipe, cell.seed, device).write(folder)
     model = load_model(folder)
     explained = {key: images[key] for key in SETS}
-    latents_job(model, explained, PreprocessingParams(batch_size=128), "cpu", cell.name).write(folder / "latents")
+    latents_job(model, explained, PreprocessingParams(batch_size=128), device, cell.name).write(folder / "latents")
     found = {}
     for key in JUDGED:
-        logits = predict_logits(model, images[key], 256, "cpu")
+        logits = predict_logits(model, images[key], 256, device)
         table = classification_metrics(logits, images[key].labels, images[key].info.task, key, n_boot=1)
         found |= dict(zip(table["metric"], table["value"]))
     found = {k: v for k, v in found.items() if k.endswith("/balanced_accuracy")}

@@ -16,3 +16,13 @@ def data_root() -> Path:
     if not root or not (Path(root) / "medmnist").is_dir():
         pytest.skip("XAI_DATA_ROOT does not name a folder with medmnist/: real data are absent")
     return Path(root)
+
+
+@pytest.fixture
+def accelerator(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The kind of accelerator here, with float32 convolutions; tests that need one are skipped where there is none."""
+    found = torch.accelerator.current_accelerator(check_available=True)
+    if found is None:
+        pytest.skip("torch.accelerator finds none")
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    return found.type

@@ -45,8 +45,8 @@ def dot(share: Float[Tensor, " b *shape"], values: Float[Tensor, " b *shape"]) -
 
 
 def blocks_of(values: Float[Tensor, " b *shape"]) -> Iterator[slice]:
-    """Rows that fit into a processor's cache, so that steps over them need not go through memory."""
-    rows = max(1, BLOCK * len(values) // max(1, values.numel()))
+    """Rows that fit into a processor's cache, so that steps over them need not go through memory; on a GPU all rows."""
+    rows = max(1, BLOCK * len(values) // max(1, values.numel())) if values.device.type == "cpu" else max(1, len(values))
     return (slice(start, start + rows) for start in range(0, len(values), rows))
 
 

@@ -147,7 +147,7 @@ class _Lockstep:
         if not math.isfinite(value.item()):
             strand.stopped = _reason("the loss", value, step)
             return
-        value.backward()
+        value.backward(inputs=strand.weights)  # of the activations nobody needs it
         norm = torch.nn.utils.clip_grad_norm_(strand.weights, self.params.gradient_clip)
         if not math.isfinite(norm.item()):
             strand.stopped = _reason("the norm of the gradient", norm, step)
