@@ -57,27 +57,26 @@ def gap_of(metrics: pd.DataFrame) -> dict[str, object]:
 
 
 def pooled(rows: list[dict[str, object]], n_boot: int = 10_000) -> list[dict[str, object]]:
-    """What the selected corrections of localizable artifacts win back of all their gaps together, by study and overall.
+    """What corrections of localizable artifacts win back of all their gaps together: sum of gains over sum of gaps.
 
-    The sum of gains over the sum of gaps, so that cells with hardly a gap do not decide, with a bootstrap interval over
-    cells; all cells where a correction was selected, and those of them where the test images show a gap for certain.
+    So cells with hardly a gap do not decide. Each method's best and the selected correction, over the cells whose gap
+    on test images is certain; and the selected one over all cells that have one. Intervals: bootstrap over cells for
+    the share, Student's for the clean loss.
     """
     table = pd.DataFrame(rows)
-    table = table[(table["method"] == "selected") & table["artifact"].isin(LOCALIZABLE)]
+    table = table[table["artifact"].isin(LOCALIZABLE)]
+    certain, every = table[table["gap_is_certain"]], table[table["method"] == "selected"]
+    groups = [(study, method, True, own) for (study, method), own in certain.groupby(["study", "method"], sort=False)]
+    groups += [("all", method, True, own) for method, own in certain.groupby("method", sort=False)]
     found: list[dict[str, object]] = []
-    for study in (*dict.fromkeys(table["study"]), "all"):
-        for only in (False, True):
-            own = table[(table["study"] == study) | (study == "all")]
-            own = own[own["gap_is_certain"]] if only else own
-            if own.empty:
-                continue
-            gains, gaps, losses = (own[name].to_numpy(float) for name in ("gain", "gap", "clean loss"))
-            drawn = np.random.default_rng(0).integers(0, len(own), (n_boot, len(own)))
-            shares = gains[drawn].sum(1) / gaps[drawn].sum(1)
-            row: dict[str, object] = {"study": study, "certain_gaps_only": only, "cells": len(own)}
-            row["share_recovered"] = [float(gains.sum() / gaps.sum()), *np.quantile(shares, [0.025, 0.975]).tolist()]
-            row["mean_of_shares"] = float(own["attacked gap recovered"].mean())
-            found.append(row | {"clean_loss": [float(x) for x in student(losses)]})
+    for study, method, only, own in [*groups, ("all", "selected", False, every)]:
+        gains, gaps, losses = (own[name].to_numpy(float) for name in ("gain", "gap", "clean loss"))
+        drawn = np.random.default_rng(0).integers(0, len(own), (n_boot, len(own)))
+        shares = gains[drawn].sum(1) / gaps[drawn].sum(1)
+        row: dict[str, object] = {"study": study, "method": method, "certain_gaps_only": only, "cells": len(own)}
+        row["share_recovered"] = [float(gains.sum() / gaps.sum()), *np.quantile(shares, [0.025, 0.975]).tolist()]
+        row["mean_of_shares"] = float(own["attacked gap recovered"].mean())
+        found.append(row | {"clean_loss": [float(x) for x in student(losses)]})
     return found
 
 

@@ -28,7 +28,7 @@ from xai_robustness.concepts.suspicion import (
 )
 
 RESULTS = Path(__file__).parent / "results" / "reveal.json"
-PARAMS = RevealParams(n_null=6, layout="eigenvectors", suspicion=SuspicionParams(n_null=6, level=0.05))
+PARAMS = RevealParams(n_null=6, layout="eigenvectors", join=8, suspicion=SuspicionParams(n_null=6, level=0.05))
 """What is flagged has a false-discovery rate of 5 % against Gaussian data; set after a look at one development cell."""
 
 KINDS = ("all", "cluster", "neurons")

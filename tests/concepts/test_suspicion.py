@@ -30,10 +30,15 @@ def test_one_list_holds_all_kinds_on_one_scale(listed):
     _, suspects, _, found = listed
     table = found.suspects
     assert list(table.columns) == list(LIST_COLUMNS) and set(table["kind"]) == {"cluster", "neurons", "sample"}
-    assert table["p_value"].is_monotonic_increasing and (table["place"] == np.arange(1, len(table) + 1)).all()
+    assert table["ratio"].is_monotonic_decreasing and (table["place"] == np.arange(1, len(table) + 1)).all()
+    samples = table[table["kind"] == "sample"]
+    largest = samples.groupby("class")["statistic"].max()
+    for c, own in samples.groupby("class"):
+        np.testing.assert_allclose(own["reference"], np.median(largest.drop(c)))
+    np.testing.assert_allclose(table["ratio"], table["statistic"] / table["reference"])
     assert (table["q_value"] >= table["p_value"] - 1e-12).all() and table["p_value"].between(0, 1).all()
     np.testing.assert_allclose(10.0 ** -table["score"], table["q_value"])
-    assert (table["flagged"] == (table["q_value"] < 0.05)).all()
+    assert (table["flagged"] == ((table["q_value"] < 0.05) & (table["ratio"] >= 1.3))).all()
     clusters = table[table["kind"] == "cluster"].set_index("name")["p_value"]
     for suspect, p in zip(suspects["suspect"], suspects["p_value"]):
         assert clusters[f"cluster {suspect}"] == p
@@ -77,6 +82,24 @@ def test_without_an_artifact_no_cluster_is_flagged():
     suspects, members, _ = find_suspects(latents, REVEAL, seed=0)
     table = rank_all(suspects, members, latents, SuspicionParams(), 8, seed=0).suspects
     assert not table["flagged"].any()
+
+
+def test_structure_that_every_class_has_is_not_flagged():
+    """Two looks in each class: far beyond a Gaussian null, but as far in every class."""
+    from tests.concepts.conftest import FakeLatents
+
+    class Natural(FakeLatents):
+        def relevances(self, split, layer, pool):
+            x = self._rng(split, layer, "relevances").normal(size=(self.sizes[split], 24)) + 1
+            x[np.random.default_rng(1).random(self.sizes[split]) < 0.3, 8:12] += 6.0
+            return x
+
+    latents = Natural(rate=0.0)
+    suspects, members, _ = find_suspects(latents, REVEAL, seed=0)
+    table = rank_all(suspects, members, latents, SuspicionParams(), 8, seed=0).suspects
+    assert (table["q_value"] < 0.05).any() and not table["flagged"].any()
+    one = rank_all(suspects.assign(reference=np.nan), members, latents, SuspicionParams(), 8, seed=0).suspects
+    assert one["flagged"].any() and (one["reference"] < table["reference"].min()).all()
 
 
 def test_hits_follow_their_definition():

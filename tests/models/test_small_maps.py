@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from xai_robustness.models import small_maps
-from xai_robustness.models.small_maps import ConvolutionMatrix, convolve_by_product, products_for_small_maps
+from xai_robustness.models.small_maps import ConvolutionMatrix, convolve_by_matrix, products_for_small_maps
 
 LAYERS = {
     "plain": (nn.Conv2d(5, 7, 3, padding=1), (2, 2)),
@@ -27,7 +27,7 @@ def test_equals_the_convolution_with_its_gradients(name: str) -> None:
     layer, size = LAYERS[name]
     layer = layer.double()
     x = torch.randn(3, 5, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    found = gradients(lambda v: convolve_by_product(v, layer), layer, x)
+    found = gradients(lambda v: convolve_by_matrix(v, layer), layer, x)
     wanted = gradients(layer, layer, x)
     assert len(found) == len(wanted)
     for a, b in zip(found, wanted):
@@ -58,8 +58,8 @@ def test_used_for_small_maps_with_a_graph_alone_and_given_back(monkeypatch: pyte
     layer = nn.Conv2d(5, 7, 3, padding=1)
     model = nn.Sequential(layer, nn.Conv2d(7, 7, 3, padding=1, groups=7))
     calls: list[tuple[int, ...]] = []
-    real = convolve_by_product
-    monkeypatch.setattr(small_maps, "convolve_by_product", lambda x, c: calls.append(tuple(x.shape)) or real(x, c))
+    real = convolve_by_matrix
+    monkeypatch.setattr(small_maps, "convolve_by_matrix", lambda x, c: calls.append(tuple(x.shape)) or real(x, c))
     with pytest.raises(ZeroDivisionError), products_for_small_maps(model):
         model(torch.rand(1, 5, 2, 2)), model(torch.rand(1, 5, 8, 8))
         with torch.no_grad():

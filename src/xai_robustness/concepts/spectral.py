@@ -1,7 +1,7 @@
 """Reveal: suspects are clusters of samples of one class whose relevances stand apart from the rest (SpRAy)."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -24,7 +24,7 @@ from xai_robustness.concepts.separability import (
     principal_components,
     separation,
 )
-from xai_robustness.concepts.significance import extreme_p
+from xai_robustness.concepts.significance import extreme_p, reference_of_others
 from xai_robustness.concepts.spray import INPUT_VARIANTS
 from xai_robustness.concepts.suspicion import SuspicionParams
 from xai_robustness.randomness import numpy_rng
@@ -33,6 +33,7 @@ from xai_robustness.types import Params
 SUSPECT_COLUMNS = ("suspect", "rank", "class", "view", "size", "score", "separation", "null_separation") + (
     "eigengap",
     "p_value",
+    "reference",
 )
 MEMBER_COLUMNS = ("suspect", "sample_id", "outlier_score")
 EVALUATION_COLUMNS = ("suspect", "precision", "precision_low", "precision_high") + (
@@ -63,6 +64,9 @@ class RevealParams(Params):
     max_overlap: float = Field(0.5, ge=0, le=1, description="Jaccard index from which two suspects count as one")
     views: tuple[Literal["input", "latent"], ...] = Field(("input", "latent"), min_length=1)
     layers: tuple[str, ...] = Field((), description="layers of the latent view; empty: every layer of the latents")
+    join: int = Field(
+        0, ge=0, le=16, description="clusters that stand apart one after the other and make one suspect; 0: none do"
+    )
     n_components: int = Field(20, ge=1, description="principal components in which separation is measured")
     n_null: int = Field(2, ge=1, le=200, description="structureless sets that give the reference for a separation")
     variant: str = Field("total", description="what of the input heatmaps is compared, a variant of SpRAy")
@@ -112,6 +116,7 @@ class _Candidate:
     null: tuple[float, ...]
     embedding: Embedding
     gap: float
+    joined: bool = False
 
     @property
     def null_separation(self) -> float:
@@ -135,7 +140,11 @@ def find_suspects(
     `separation` from the rest of its class. `score` is that separation in units of the best one that the same
     procedure finds in Gaussian samples of the same covariance, which have no clusters (the idea of [Liu2008]): a score
     of 1 is what chance gives; `p_value` is their tail beyond it (see `significance.extreme_p`).
-    Suspects are ranked by score; one that mostly repeats a better one is left out.
+    Suspects are ranked by score; one that mostly repeats a better one is left out. With `join`, the clusters of a class
+    that stand apart one after the other come as one suspect, which takes the place of the best of them: an artifact in
+    several places, or of several looks, makes several clusters. In each view the best one is set aside, the search goes
+    on among the rest, and the union over the views is the suspect. What stands apart less than `suspicion.margin` times
+    the best cluster of the other classes (`significance.reference_of_others`) is not joined.
 
     Args:
         latents: of the biased train split.
@@ -148,9 +157,16 @@ def find_suspects(
         embeddings of the views with a suspect by name `class_<c>/<view>`. All empty where no class has enough samples.
     """
     candidates = [c for view in class_views(latents, params, seed) for c in _candidates(*view, params, seed)]
-    candidates.sort(key=lambda c: (-c.score, c.inside.sum(), c.embedding.class_index, c.embedding.view))
+    largest: dict[int, float] = {}
+    for c in candidates:
+        largest[c.embedding.class_index] = max(c.separation, largest.get(c.embedding.class_index, 0.0))
+    reference = reference_of_others(largest)
+    if params.join:
+        candidates += _unions(latents, candidates, reference, params, seed)
+    candidates.sort(key=lambda c: (-c.score, not c.joined, c.inside.sum(), c.embedding.class_index, c.embedding.view))
     kept = _distinct(candidates, params)
-    suspects = pd.DataFrame([_suspect_row(i, c) for i, c in enumerate(kept)], columns=list(SUSPECT_COLUMNS))
+    rows = [_suspect_row(i, c, reference[c.embedding.class_index]) for i, c in enumerate(kept)]
+    suspects = pd.DataFrame(rows, columns=list(SUSPECT_COLUMNS))
     members = [_member_rows(i, c) for i, c in enumerate(kept)]
     table = pd.concat(members, ignore_index=True) if members else pd.DataFrame(columns=list(MEMBER_COLUMNS))
     return suspects, table, _shown(kept, params, seed)
@@ -245,13 +261,71 @@ def _separated(
     return (values, embedding), gap, found
 
 
+def _unions(
+    latents: LatentsReader, candidates: list[_Candidate], reference: dict[int, float], params: RevealParams, seed: int
+) -> list[_Candidate]:
+    """For each class the union of what is set aside in its views; it stands where the class's best candidate does."""
+    best: dict[int, _Candidate] = {}
+    first: dict[tuple[int, str], _Candidate] = {}
+    for candidate in candidates:
+        c, view = candidate.embedding.class_index, candidate.embedding.view
+        best[c] = max(best.get(c, candidate), candidate, key=lambda one: one.score)
+        first[c, view] = max(first.get((c, view), candidate), candidate, key=lambda one: one.separation)
+    aside: dict[int, np.ndarray] = {}
+    shown: dict[int, np.ndarray] = {}
+    for c, view, _, features in class_views(latents, params, seed):
+        if c in best and view == best[c].embedding.view:
+            shown[c] = features
+        bar = params.suspicion.margin * reference.get(c, np.inf)
+        if (c, view) in first and first[c, view].separation >= bar:
+            apart = _set_aside(features, first[c, view], bar, params, seed)
+            aside[c] = aside.get(c, np.zeros(len(features), bool)) | apart
+    found = []
+    for c, inside in aside.items():
+        if params.min_size <= inside.sum() <= len(inside) - params.min_size:
+            projection = fisher_projection(principal_components(shown[c], params.n_components), inside)
+            found.append(replace(best[c], inside=inside, projection=projection, joined=True))
+    return found
+
+
+def _set_aside(features: np.ndarray, first: _Candidate, bar: float, params: RevealParams, seed: int) -> np.ndarray:
+    """Set the cluster that stands apart most aside, search among the rest, and so on; bool (N,).
+
+    It ends where no cluster is separated by `bar` and by half of what the first was. Of a split in two the smaller side
+    is set aside.
+    """
+    left, inside = np.ones(len(features), bool), first.inside
+    for _ in range(params.join):
+        rows = np.flatnonzero(left)
+        left[rows[inside if 2 * inside.sum() <= len(rows) else ~inside]] = False
+        found = _separated(features[left], params, seed)[2] if left.sum() >= 2 * params.min_size else []
+        inside, _, separation = max(found, key=lambda one: one[2], default=(inside, inside, 0.0))
+        if separation < max(bar, first.separation / 2):
+            break
+    return ~left
+
+
 def _distinct(candidates: list[_Candidate], params: RevealParams) -> list[_Candidate]:
-    """The first `max_suspects` candidates that share less than `max_overlap` with every better one."""
+    """The first `max_suspects` candidates that share less than `max_overlap` with every better one.
+
+    Nor do parts of a union stay, or what is mostly the rest of its class.
+    """
     kept: list[_Candidate] = []
     for candidate in candidates:
-        if len(kept) < params.max_suspects and all(_jaccard(candidate, k) < params.max_overlap for k in kept):
+        if len(kept) < params.max_suspects and not any(_repeats(candidate, k, params.max_overlap) for k in kept):
             kept.append(candidate)
     return kept
+
+
+def _repeats(candidate: _Candidate, better: _Candidate, limit: float) -> bool:
+    if _jaccard(candidate, better) >= limit:
+        return True
+    if not better.joined or candidate.embedding.class_index != better.embedding.class_index:
+        return False
+    shared = np.isin(candidate.members, better.members).mean()
+    rest = np.setdiff1d(better.embedding.sample_ids, better.members, assume_unique=True)
+    outside = np.isin(rest, candidate.members).sum() / len(np.union1d(rest, candidate.members))
+    return bool(shared >= 1 - limit / 5 or outside >= limit)
 
 
 def _jaccard(a: _Candidate, b: _Candidate) -> float:
@@ -259,11 +333,11 @@ def _jaccard(a: _Candidate, b: _Candidate) -> float:
     return both / (len(a.members) + len(b.members) - both)
 
 
-def _suspect_row(index: int, c: _Candidate) -> tuple:
+def _suspect_row(index: int, c: _Candidate, reference: float) -> tuple:
     e = c.embedding
     size = int(c.inside.sum())
     p = extreme_p(c.separation, c.null)
-    return index, index + 1, e.class_index, e.view, size, c.score, c.separation, c.null_separation, c.gap, p
+    return index, index + 1, e.class_index, e.view, size, c.score, c.separation, c.null_separation, c.gap, p, reference
 
 
 def _member_rows(index: int, c: _Candidate) -> pd.DataFrame:

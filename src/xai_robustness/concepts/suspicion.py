@@ -12,12 +12,16 @@ from xai_robustness.concepts.neurons import neuron_sets, null_statistics
 from xai_robustness.concepts.outliers import find_outliers
 from xai_robustness.concepts.samples import LatentsReader, sample_table
 from xai_robustness.concepts.separability import latent_features, principal_components
-from xai_robustness.concepts.significance import benjamini_hochberg, extreme_p
+from xai_robustness.concepts.significance import benjamini_hochberg, extreme_p, reference_of_others
 from xai_robustness.metrics.ranking import auroc
 from xai_robustness.randomness import numpy_rng
 from xai_robustness.types import Params
 
-LIST_COLUMNS = ("place", "kind", "name", "class", "view", "size", "statistic", "p_value", "q_value", "score", "flagged")
+LIST_COLUMNS = ("place", "kind", "name", "class", "view", "size", "statistic", "reference", "ratio", "p_value") + (
+    "q_value",
+    "score",
+    "flagged",
+)
 LIST_MEMBER_COLUMNS = ("name", "sample_id", "typical")
 NEURON_COLUMNS = ("name", "class", "layer", "neuron", "sign")
 HIT_PRECISION, HIT_RATIO, HIT_SPLIT, HIT_AUROC = 0.5, 2.0, 0.9, 0.9
@@ -30,6 +34,9 @@ class SuspicionParams(Params):
         0, ge=0, le=200, description="structureless sets behind each p-value; 0: neurons and samples left out"
     )
     level: float = Field(0.05, gt=0, lt=1, description="false-discovery rate at which a suspect is flagged")
+    margin: float = Field(
+        1.3, ge=1, description="times what the other classes reach that a flagged suspect must have at least"
+    )
     max_neuron_sets: int = Field(3, ge=1, description="sets of neurons kept of each class and layer")
     max_samples: int = Field(10, ge=0, description="single samples kept of each class")
 
@@ -58,13 +65,19 @@ def rank_all(
     seed: int,
     layers: Sequence[str] = (),
 ) -> Lists:
-    """Put clusters, sets of neurons and outlying samples into one list, by p-values against structureless data.
+    """Put clusters, sets of neurons and outlying samples into one list, by how far they exceed the other classes.
 
     Every statistic is compared with what the same procedure finds in Gaussian data of the same covariance, as its
     largest value: no label and no truth is used. Clusters and sets of neurons get the tail beyond `n_null` such maxima
     (`significance.extreme_p`), samples the share of null factors. The p-values of one kind in one class and view are
     those of the best of many already; over classes, views and kinds they are adjusted for the false-discovery rate
-    [Benjamini1995]. `score` is -log10 of the adjusted value, the same scale for all kinds.
+    [Benjamini1995]. `score` is -log10 of the adjusted value.
+
+    Real data have clusters that no Gaussian data have, so a second comparison follows: `reference` is the median of
+    what the same kind of suspect reaches at most in each other class (`significance.reference_of_others`), and `ratio`
+    is the statistic over it, the same scale for all kinds. The list is in the order of the ratio; flagged is what is
+    below the level and at least `margin` times the reference. Where no other class has a suspect of the kind, the mean
+    of the Gaussian maxima (of samples: 1, a factor without outliers) takes its place.
 
     Args:
         clusters: of `spectral.find_suspects`, with p_value.
@@ -76,7 +89,8 @@ def rank_all(
         layers: layers whose neurons are looked at; empty: all of the latents.
     """
     rows = [
-        ("cluster", f"cluster {int(s.suspect)}", int(s["class"]), s["view"], int(s["size"]), s.separation, s.p_value)
+        ("cluster", f"cluster {int(s.suspect)}", int(s["class"]), s["view"], int(s["size"]))
+        + (s.separation, s.p_value, s.null_separation)
         for _, s in clusters.iterrows()
     ]
     members = cluster_members.rename(columns={"outlier_score": "typical"})
@@ -86,12 +100,22 @@ def rank_all(
         for found in (_neuron_suspects, _sample_suspects):
             more, some, table = found(latents, params, min_size, seed, tuple(layers) or latents.layers)
             rows, neurons, tables = rows + more, neurons + some, [*tables, table]
-    columns = ["kind", "name", "class", "view", "size", "statistic", "p_value"]
+    columns = ["kind", "name", "class", "view", "size", "statistic", "p_value", "reference"]
     listed = pd.DataFrame(rows, columns=columns)
+    others = {("cluster", int(s["class"])): float(s.reference) for _, s in clusters.iterrows()}
+    for kind in ("neurons", "sample"):
+        largest: dict[int, float] = {}
+        for row in rows:
+            if row[0] == kind:
+                largest[row[2]] = max(row[5], largest.get(row[2], 0.0))
+        others |= {(kind, c): value for c, value in reference_of_others(largest).items()}
+    found_there = [others[kind, c] for kind, c in zip(listed["kind"], listed["class"])]
+    listed["reference"] = np.where(np.isnan(found_there), listed["reference"].astype(float), found_there)
+    listed["ratio"] = listed["statistic"] / listed["reference"]
     listed["q_value"] = benjamini_hochberg(listed["p_value"].to_numpy(float))
     listed["score"] = -np.log10(np.maximum(listed["q_value"].to_numpy(float), 1e-300))
-    listed["flagged"] = listed["q_value"] < params.level
-    order = np.lexsort((listed["name"], -listed["statistic"].rank(pct=True), listed["p_value"]))
+    listed["flagged"] = (listed["q_value"] < params.level) & (listed["ratio"] >= params.margin)
+    order = np.lexsort((listed["name"], listed["p_value"], -listed["ratio"]))
     listed = listed.iloc[order].reset_index(drop=True)
     listed.insert(0, "place", np.arange(1, len(listed) + 1))
     kept = [t for t in tables if len(t)]
@@ -119,7 +143,9 @@ def _neuron_suspects(
             for i, found in enumerate(sets):
                 name = f"neurons {layer} {c} {i}"
                 p = extreme_p(found.statistic, null)
-                rows.append(("neurons", name, int(c), layer, len(found.neurons), found.statistic, p))
+                rows.append(
+                    ("neurons", name, int(c), layer, len(found.neurons), found.statistic, p, float(np.mean(null)))
+                )
                 neurons += [(name, int(c), layer, int(k), int(s)) for k, s in zip(found.neurons, found.signs)]
                 order = np.flatnonzero(found.inside)[np.argsort(-found.activation[found.inside], kind="stable")]
                 typical = found.activation[order]
@@ -143,7 +169,7 @@ def _sample_suspects(
         for row in np.argsort(-found.factor, kind="stable")[: params.max_samples]:
             name = f"sample {own[row]}"
             p = min(1.0, float(found.p_value[row]) * len(own))
-            rows.append(("sample", name, int(c), layers[-1], 1, float(found.factor[row]), p))
+            rows.append(("sample", name, int(c), layers[-1], 1, float(found.factor[row]), p, 1.0))
             members.append((name, int(own[row]), float(found.factor[row])))
     return rows, [], pd.DataFrame(members, columns=list(LIST_MEMBER_COLUMNS))
 

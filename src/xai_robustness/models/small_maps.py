@@ -1,33 +1,50 @@
-"""Convolutions over maps of few positions as matrix products, which CPU libraries compute faster."""
+"""Convolutions over maps of few positions as products with one matrix, which holds no padding."""
 
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from itertools import product
 from typing import TypeGuard
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-FEW = 4
-"""Positions of the output up to which products are used.
 
-Gradients of gradients of a ResNet18 at 28 pixels, batch 32, one core: 1.2 times faster as a whole.
-"""
+def convolve_by_matrix(x: Float[Tensor, "b c h w"], layer: nn.Conv2d) -> Float[Tensor, "b k i j"]:
+    """A convolution as one product with a matrix made of its weights, differentiable in both; one group, zero padding.
+
+    The matrix holds no padding, which is most of what a 3 x 3 kernel meets on a map of 2 x 2. It is made anew for each
+    call, so this pays where many products follow: gradients of gradients of a ResNet18's last stage at 28 pixels, on
+    one core, take four fifths of the time of torch's convolutions in batches of 64, and as long in batches of 16.
+    """
+    size, kernel = tuple(x.shape[2:]), math.prod(layer.kernel_size)
+    outside = _output_size(size, layer)
+    taps = layer.weight.permute(2, 3, 0, 1).reshape(kernel, *layer.weight.shape[:2])
+    table = _taps(size, layer.kernel_size, layer.stride, _padding(layer), layer.dilation)
+    if any(tap == kernel for tap in table):
+        taps = torch.cat([taps, torch.zeros_like(taps[:1])])
+    blocks = taps[torch.tensor(table, device=x.device)].unflatten(0, (math.prod(outside), math.prod(size)))
+    matrix = blocks.permute(0, 2, 1, 3).flatten(2).flatten(0, 1)  # (positions K, positions C)
+    found = (x.flatten(2).transpose(1, 2).flatten(1) @ matrix.T).unflatten(1, (math.prod(outside), -1))
+    found = found.transpose(1, 2).reshape(len(x), -1, *outside)
+    return found if layer.bias is None else found + layer.bias[:, None, None]
 
 
-def convolve_by_product(x: Float[Tensor, "b c h w"], layer: nn.Conv2d) -> Float[Tensor, "b k i j"]:
-    """A convolution as the product of its weights with the patches of the input; one group, zero padding."""
-    patches = F.unfold(x, layer.kernel_size, layer.dilation, _padding(layer), layer.stride)
-    batch, size, positions = patches.shape
-    flat = patches.transpose(0, 1).reshape(size, batch * positions)
-    found = (layer.weight.flatten(1) @ flat).reshape(-1, batch, positions).transpose(0, 1)
-    if layer.bias is not None:
-        found = found + layer.bias[:, None]
-    return found.reshape(batch, -1, *_output_size(x.shape[2:], layer))
+@cache
+def _taps(size: tuple[int, ...], kernel: tuple[int, ...], *options: tuple[int, ...]) -> list[int]:
+    """For each position of the output and each of the input the tap that joins them; their number: none does."""
+    stride, padding, dilation = options
+    count = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, p, d, k, s in zip(size, padding, dilation, kernel, stride)]
+    found = []
+    for to in product(*map(range, count)):
+        reached = {}
+        for number, tap in enumerate(product(*map(range, kernel))):
+            at = tuple(i * s - p + t * d for i, s, p, t, d in zip(to, stride, padding, tap, dilation))
+            reached[at] = number
+        found += [reached.get(at, math.prod(kernel)) for at in product(*map(range, size))]
+    return found
 
 
 def _padding(layer: nn.Conv2d) -> tuple[int, ...]:
@@ -50,7 +67,7 @@ def is_plain(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
 class ConvolutionMatrix:
     """A convolution over maps of one size, with any weight, as one matrix, which multiplies no padding.
 
-    It is made once for many batches; where weights change from batch to batch, `convolve_by_product` serves.
+    It is made once for many batches; where weights change from batch to batch, `convolve_by_matrix` serves.
 
     Args:
         layer: what `is_plain` calls plain.
@@ -87,15 +104,14 @@ class ConvolutionMatrix:
 
 
 def _forward(layer: nn.Conv2d, x: Tensor) -> Tensor:
-    height, width = _output_size(x.shape[2:], layer)
-    if torch.is_grad_enabled() and x.device.type == "cpu" and height * width <= FEW:
-        return convolve_by_product(x, layer)
+    if torch.is_grad_enabled() and x.device.type == "cpu" and ConvolutionMatrix.pays(layer, x.shape[2:]):
+        return convolve_by_matrix(x, layer)
     return type(layer).forward(layer, x)
 
 
 @contextmanager
 def products_for_small_maps(model: nn.Module) -> Iterator[nn.Module]:
-    """Let the convolutions of a model use `convolve_by_product` where that pays: with a graph, on a CPU, on small maps.
+    """Let the convolutions of a model use `convolve_by_matrix` where that pays: with a graph, on a CPU, on small maps.
 
     The model is the same function, up to the rounding of sums in another order; it is given back as it was.
     """
