@@ -30,7 +30,8 @@ def test_one_list_holds_all_kinds_on_one_scale(listed):
     _, suspects, _, found = listed
     table = found.suspects
     assert list(table.columns) == list(LIST_COLUMNS) and set(table["kind"]) == {"cluster", "neurons", "sample"}
-    assert table["ratio"].is_monotonic_decreasing and (table["place"] == np.arange(1, len(table) + 1)).all()
+    order = list(zip(~table["flagged"], table["kind"] == "sample", -table["ratio"]))
+    assert order == sorted(order) and (table["place"] == np.arange(1, len(table) + 1)).all()
     samples = table[table["kind"] == "sample"]
     largest = samples.groupby("class")["statistic"].max()
     for c, own in samples.groupby("class"):

@@ -142,8 +142,9 @@ def find_suspects(
     of 1 is what chance gives; `p_value` is their tail beyond it (see `significance.extreme_p`).
     Suspects are ranked by score; one that mostly repeats a better one is left out. With `join`, the clusters of a class
     that stand apart one after the other come as one suspect, which takes the place of the best of them: an artifact in
-    several places, or of several looks, makes several clusters. In each view the best one is set aside, the search goes
-    on among the rest, and the union over the views is the suspect. What stands apart less than `suspicion.margin` times
+    several places, or of several looks, makes several clusters. In each view the best one is set aside (of a split, the
+    side that other classes do not resemble), the search goes on among the rest, and the union over the views is the
+    suspect. What stands apart less than `suspicion.margin` times
     the best cluster of the other classes (`significance.reference_of_others`) is not joined.
 
     Args:
@@ -273,12 +274,13 @@ def _unions(
         first[c, view] = max(first.get((c, view), candidate), candidate, key=lambda one: one.separation)
     aside: dict[int, np.ndarray] = {}
     shown: dict[int, np.ndarray] = {}
-    for c, view, _, features in class_views(latents, params, seed):
+    for c, view, ids, features in class_views(latents, params, seed):
         if c in best and view == best[c].embedding.view:
             shown[c] = features
         bar = params.suspicion.margin * reference.get(c, np.inf)
         if (c, view) in first and first[c, view].separation >= bar:
-            apart = _set_aside(features, first[c, view], bar, params, seed)
+            tell = _Tell(latents, c, latents.layers[-1] if view == "input" else view, ids)
+            apart = _set_aside(features, first[c, view], bar, tell, params, seed)
             aside[c] = aside.get(c, np.zeros(len(features), bool)) | apart
     found = []
     for c, inside in aside.items():
@@ -288,16 +290,40 @@ def _unions(
     return found
 
 
-def _set_aside(features: np.ndarray, first: _Candidate, bar: float, params: RevealParams, seed: int) -> np.ndarray:
+class _Tell:
+    """Tells which side of a split of a class carries what the other classes do not show, by a layer's activations."""
+
+    def __init__(self, latents: LatentsReader, c: int, layer: str, ids: np.ndarray) -> None:
+        table = sample_table(latents, ("train",))
+        own = table["sample_id"].isin(ids).to_numpy() & (table["class"] == c).to_numpy()
+        activations = np.asarray(latents.activations("train", layer, "max"), np.float64)
+        self.own = activations[own]  # in the order of `ids`, which is that of the latents
+        self.others = activations[(table["class"] != c).to_numpy()]
+
+    def side(self, rows: np.ndarray, inside: np.ndarray) -> np.ndarray:
+        """The side of `inside` (over `rows` of the class) on which fewer samples of other classes lie.
+
+        They are told apart halfway between the two means. The smaller side where there are no other classes.
+        """
+        if not len(self.others):
+            return inside if 2 * inside.sum() <= len(inside) else ~inside
+        a, b = self.own[rows[inside]].mean(0), self.own[rows[~inside]].mean(0)
+        beyond = (self.others - (a + b) / 2) @ (a - b) > 0
+        return inside if 2 * beyond.sum() <= len(beyond) else ~inside
+
+
+def _set_aside(
+    features: np.ndarray, first: _Candidate, bar: float, tell: _Tell, params: RevealParams, seed: int
+) -> np.ndarray:
     """Set the cluster that stands apart most aside, search among the rest, and so on; bool (N,).
 
-    It ends where no cluster is separated by `bar` and by half of what the first was. Of a split in two the smaller side
-    is set aside.
+    It ends where no cluster is separated by `bar` and by half of what the first was. Of a split in two the side is set
+    aside that the other classes do not resemble.
     """
     left, inside = np.ones(len(features), bool), first.inside
     for _ in range(params.join):
         rows = np.flatnonzero(left)
-        left[rows[inside if 2 * inside.sum() <= len(rows) else ~inside]] = False
+        left[rows[tell.side(rows, inside)]] = False
         found = _separated(features[left], params, seed)[2] if left.sum() >= 2 * params.min_size else []
         inside, _, separation = max(found, key=lambda one: one[2], default=(inside, inside, 0.0))
         if separation < max(bar, first.separation / 2):

@@ -75,9 +75,10 @@ def rank_all(
 
     Real data have clusters that no Gaussian data have, so a second comparison follows: `reference` is the median of
     what the same kind of suspect reaches at most in each other class (`significance.reference_of_others`), and `ratio`
-    is the statistic over it, the same scale for all kinds. The list is in the order of the ratio; flagged is what is
-    below the level and at least `margin` times the reference. Where no other class has a suspect of the kind, the mean
-    of the Gaussian maxima (of samples: 1, a factor without outliers) takes its place.
+    is the statistic over it, the same scale for all kinds. Flagged is what is below the level and at least `margin`
+    times the reference. The list has the flagged ones first, single samples last, and is in the order of the ratio.
+    Where no other class has a suspect of the kind, the mean of the Gaussian maxima (of samples: 1, a factor without
+    outliers) takes its place.
 
     Args:
         clusters: of `spectral.find_suspects`, with p_value.
@@ -115,7 +116,8 @@ def rank_all(
     listed["q_value"] = benjamini_hochberg(listed["p_value"].to_numpy(float))
     listed["score"] = -np.log10(np.maximum(listed["q_value"].to_numpy(float), 1e-300))
     listed["flagged"] = (listed["q_value"] < params.level) & (listed["ratio"] >= params.margin)
-    order = np.lexsort((listed["name"], listed["p_value"], -listed["ratio"]))
+    single = listed["kind"] == "sample"
+    order = np.lexsort((listed["name"], listed["p_value"], -listed["ratio"], single, ~listed["flagged"]))
     listed = listed.iloc[order].reset_index(drop=True)
     listed.insert(0, "place", np.arange(1, len(listed) + 1))
     kept = [t for t in tables if len(t)]
