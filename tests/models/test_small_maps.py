@@ -61,9 +61,9 @@ def test_used_for_small_maps_with_a_graph_alone_and_given_back(monkeypatch: pyte
     real = convolve_by_matrix
     monkeypatch.setattr(small_maps, "convolve_by_matrix", lambda x, c: calls.append(tuple(x.shape)) or real(x, c))
     with pytest.raises(ZeroDivisionError), products_for_small_maps(model):
-        model(torch.rand(1, 5, 2, 2)), model(torch.rand(1, 5, 8, 8))
+        model(torch.rand(32, 5, 2, 2)), model(torch.rand(32, 5, 8, 8)), model(torch.rand(31, 5, 2, 2))
         with torch.no_grad():
-            model(torch.rand(1, 5, 2, 2))
+            model(torch.rand(32, 5, 2, 2))
         raise ZeroDivisionError
-    assert calls == [(1, 5, 2, 2)]
+    assert calls == [(32, 5, 2, 2)]
     assert "forward" not in vars(layer)
