@@ -18,7 +18,8 @@ from records import write_record
 from reveal_cells import STUDIES, Cell, cells, images_of, latents_of, prepare
 
 from xai_robustness.concepts.image_properties import image_properties, label_associations
-from xai_robustness.concepts.spectral import RevealParams, find_suspects, wilson_interval
+from xai_robustness.concepts.spectral import RevealParams, find_suspects
+from xai_robustness.concepts.suspect_evaluation import wilson_interval
 from xai_robustness.concepts.suspicion import (
     SuspicionParams,
     is_cluster_hit,

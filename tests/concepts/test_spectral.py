@@ -8,15 +8,12 @@ from tests.concepts.conftest import FakeLatents
 from tests.reference import concepts as naive
 
 from xai_robustness.concepts.spectral import (
-    EVALUATION_COLUMNS,
     MEMBER_COLUMNS,
     SUSPECT_COLUMNS,
-    Z_95,
     RevealParams,
-    evaluate_suspects,
     find_suspects,
-    wilson_interval,
 )
+from xai_robustness.concepts.suspect_evaluation import EVALUATION_COLUMNS, Z_95, evaluate_suspects, wilson_interval
 from xai_robustness.concepts.suspicion import is_cluster_hit
 from xai_robustness.types import InputError
 

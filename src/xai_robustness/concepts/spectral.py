@@ -36,15 +36,8 @@ SUSPECT_COLUMNS = ("suspect", "rank", "class", "view", "size", "score", "separat
     "reference",
 )
 MEMBER_COLUMNS = ("suspect", "sample_id", "outlier_score")
-EVALUATION_COLUMNS = ("suspect", "precision", "precision_low", "precision_high") + (
-    "recall",
-    "recall_low",
-    "recall_high",
-    "f1",
-    "size",
-    "n_artifact",
-)
-Z_95 = 1.959963984540054
+PART = 0.9
+"""Share of a cluster's members inside a union from which it is a part of it."""
 
 
 class RevealParams(Params):
@@ -144,8 +137,8 @@ def find_suspects(
     that stand apart one after the other come as one suspect, which takes the place of the best of them: an artifact in
     several places, or of several looks, makes several clusters. In each view the best one is set aside (of a split, the
     side that other classes do not resemble), the search goes on among the rest, and the union over the views is the
-    suspect. What stands apart less than `suspicion.margin` times
-    the best cluster of the other classes (`significance.reference_of_others`) is not joined.
+    suspect. What stands apart less than `suspicion.margin` times the best cluster of the other classes
+    (`significance.reference_of_others`) is not joined; with a single class nothing is.
 
     Args:
         latents: of the biased train split.
@@ -171,45 +164,6 @@ def find_suspects(
     members = [_member_rows(i, c) for i, c in enumerate(kept)]
     table = pd.concat(members, ignore_index=True) if members else pd.DataFrame(columns=list(MEMBER_COLUMNS))
     return suspects, table, _shown(kept, params, seed)
-
-
-def evaluate_suspects(suspects: pd.DataFrame, members: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
-    """Precision, recall and F1 of each suspect against the known artifacts, with 95 % Wilson intervals [Wilson1927].
-
-    Args:
-        suspects: of `find_suspects`.
-        members: of `find_suspects`.
-        truth: sample_id and artifact; with a column split, its train rows count; with a column class, recall is over
-            the suspect's class.
-
-    Returns:
-        `EVALUATION_COLUMNS`; recall and F1 are NaN where no sample of the class carries the artifact.
-    """
-    truth = truth[truth["split"] == "train"] if "split" in truth else truth
-    artifact = truth["artifact"].astype(bool)
-    rows = []
-    for suspect, c in zip(suspects["suspect"], suspects["class"]):
-        inside = truth["sample_id"].isin(members.loc[members["suspect"] == suspect, "sample_id"])
-        reachable = artifact & (truth["class"] == c) if "class" in truth else artifact
-        hits, size, total = int((inside & artifact).sum()), int(inside.sum()), int(reachable.sum())
-        f1 = 2 * hits / (size + total) if total else float("nan")
-        rows.append((suspect, *wilson_interval(hits, size), *wilson_interval(hits, total), f1, size, total))
-    return pd.DataFrame(rows, columns=list(EVALUATION_COLUMNS))
-
-
-def wilson_interval(hits: int, n: int) -> tuple[float, float, float]:
-    """A share with its 95 % Wilson interval; all NaN where n is 0.
-
-    Example:
-        >>> [round(x, 3) for x in wilson_interval(9, 10)]
-        [0.9, 0.596, 0.982]
-    """
-    if n == 0:
-        return (float("nan"),) * 3
-    share, z2 = hits / n, Z_95**2
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z_95 * float(np.sqrt(share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
-    return share, max(0.0, centre - half), min(1.0, centre + half)
 
 
 def class_views(
@@ -303,10 +257,8 @@ class _Tell:
     def side(self, rows: np.ndarray, inside: np.ndarray) -> np.ndarray:
         """The side of `inside` (over `rows` of the class) on which fewer samples of other classes lie.
 
-        They are told apart halfway between the two means. The smaller side where there are no other classes.
+        They are told apart halfway between the two means.
         """
-        if not len(self.others):
-            return inside if 2 * inside.sum() <= len(inside) else ~inside
         a, b = self.own[rows[inside]].mean(0), self.own[rows[~inside]].mean(0)
         beyond = (self.others - (a + b) / 2) @ (a - b) > 0
         return inside if 2 * beyond.sum() <= len(beyond) else ~inside
@@ -344,6 +296,7 @@ def _distinct(candidates: list[_Candidate], params: RevealParams) -> list[_Candi
 
 
 def _repeats(candidate: _Candidate, better: _Candidate, limit: float) -> bool:
+    """Whether two are mostly the same, or one is a part of a union, or mostly the rest of its class."""
     if _jaccard(candidate, better) >= limit:
         return True
     if not better.joined or candidate.embedding.class_index != better.embedding.class_index:
@@ -351,7 +304,7 @@ def _repeats(candidate: _Candidate, better: _Candidate, limit: float) -> bool:
     shared = np.isin(candidate.members, better.members).mean()
     rest = np.setdiff1d(better.embedding.sample_ids, better.members, assume_unique=True)
     outside = np.isin(rest, candidate.members).sum() / len(np.union1d(rest, candidate.members))
-    return bool(shared >= 1 - limit / 5 or outside >= limit)
+    return bool(shared >= PART or outside >= limit)
 
 
 def _jaccard(a: _Candidate, b: _Candidate) -> float:

@@ -11,7 +11,8 @@ from xai_robustness.concepts.image_properties import image_properties, label_ass
 from xai_robustness.concepts.neuron_views import marked_neurons, neuron_references, rank_neurons
 from xai_robustness.concepts.prototypes import PROTOTYPE_COLUMNS, fit_prototypes, prototype_table
 from xai_robustness.concepts.separability import latent_features
-from xai_robustness.concepts.spectral import RevealParams, evaluate_suspects, find_suspects
+from xai_robustness.concepts.spectral import RevealParams, find_suspects
+from xai_robustness.concepts.suspect_evaluation import evaluate_suspects
 from xai_robustness.concepts.suspicion import rank_all
 from xai_robustness.concepts.virelay import VirelayJob
 from xai_robustness.datasets.base import ImageSet, take

@@ -1,0 +1,53 @@
+"""How well suspects name the known artifact, in controlled studies."""
+
+import numpy as np
+import pandas as pd
+
+EVALUATION_COLUMNS = ("suspect", "precision", "precision_low", "precision_high") + (
+    "recall",
+    "recall_low",
+    "recall_high",
+    "f1",
+    "size",
+    "n_artifact",
+)
+Z_95 = 1.959963984540054
+
+
+def evaluate_suspects(suspects: pd.DataFrame, members: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
+    """Precision, recall and F1 of each suspect against the known artifacts, with 95 % Wilson intervals [Wilson1927].
+
+    Args:
+        suspects: of `find_suspects`.
+        members: of `find_suspects`.
+        truth: sample_id and artifact; with a column split, its train rows count; with a column class, recall is over
+            the suspect's class.
+
+    Returns:
+        `EVALUATION_COLUMNS`; recall and F1 are NaN where no sample of the class carries the artifact.
+    """
+    truth = truth[truth["split"] == "train"] if "split" in truth else truth
+    artifact = truth["artifact"].astype(bool)
+    rows = []
+    for suspect, c in zip(suspects["suspect"], suspects["class"]):
+        inside = truth["sample_id"].isin(members.loc[members["suspect"] == suspect, "sample_id"])
+        reachable = artifact & (truth["class"] == c) if "class" in truth else artifact
+        hits, size, total = int((inside & artifact).sum()), int(inside.sum()), int(reachable.sum())
+        f1 = 2 * hits / (size + total) if total else float("nan")
+        rows.append((suspect, *wilson_interval(hits, size), *wilson_interval(hits, total), f1, size, total))
+    return pd.DataFrame(rows, columns=list(EVALUATION_COLUMNS))
+
+
+def wilson_interval(hits: int, n: int) -> tuple[float, float, float]:
+    """A share with its 95 % Wilson interval; all NaN where n is 0.
+
+    Example:
+        >>> [round(x, 3) for x in wilson_interval(9, 10)]
+        [0.9, 0.596, 0.982]
+    """
+    if n == 0:
+        return (float("nan"),) * 3
+    share, z2 = hits / n, Z_95**2
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z_95 * float(np.sqrt(share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
+    return share, max(0.0, centre - half), min(1.0, centre + half)
