@@ -1,9 +1,16 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
 
-from xai_robustness.models import small_maps
-from xai_robustness.models.small_maps import ConvolutionMatrix, convolve_by_matrix, products_for_small_maps
+from xai_robustness.models.small_maps import (
+    back_by_products,
+    by_taps,
+    convolve_by_products,
+    products_for_small_maps,
+    products_pay,
+)
 
 LAYERS = {
     "plain": (nn.Conv2d(5, 7, 3, padding=1), (2, 2)),
@@ -27,7 +34,7 @@ def test_equals_the_convolution_with_its_gradients(name: str) -> None:
     layer, size = LAYERS[name]
     layer = layer.double()
     x = torch.randn(3, 5, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    found = gradients(lambda v: convolve_by_matrix(v, layer), layer, x)
+    found = gradients(lambda v: convolve_by_products(v, layer), layer, x)
     wanted = gradients(layer, layer, x)
     assert len(found) == len(wanted)
     for a, b in zip(found, wanted):
@@ -35,35 +42,35 @@ def test_equals_the_convolution_with_its_gradients(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_one_matrix_equals_the_convolution_and_its_gradient(name: str) -> None:
+def test_the_transposed_map_is_the_gradient(name: str) -> None:
     layer, size = LAYERS[name]
     layer = layer.double()
     x = torch.randn(3, 5, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
     output = layer(x)
-    above = torch.randn_like(output)
+    above = torch.randn(output.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     (gradient,) = torch.autograd.grad(output, x, above)
-    with torch.no_grad():
-        matrix = ConvolutionMatrix(layer, layer.weight, size)
-        torch.testing.assert_close(matrix.apply(x, layer.bias), output, rtol=1e-10, atol=1e-12)
-        torch.testing.assert_close(matrix.back(above), gradient, rtol=1e-10, atol=1e-12)
+    found = back_by_products(above, layer, by_taps(layer.weight), size)
+    torch.testing.assert_close(found, gradient, rtol=1e-10, atol=1e-12)
 
 
-def test_a_matrix_pays_where_most_of_the_kernel_lies_outside() -> None:
-    layer = LAYERS["plain"][0]
-    assert ConvolutionMatrix.pays(layer, (2, 2)) and ConvolutionMatrix.pays(layer, (2, 3))
-    assert not ConvolutionMatrix.pays(layer, (3, 3)) and not ConvolutionMatrix.pays(nn.Conv2d(5, 7, 1), (1, 1))
+def test_products_pay_for_many_samples_and_channels_on_few_positions() -> None:
+    layer = nn.Conv2d(256, 512, 3, padding=1)
+
+    def pay(samples: int, side: int, weight: torch.Tensor = layer.weight) -> bool:
+        return products_pay(layer, weight, torch.empty(samples, 256, side, side))
+
+    assert pay(4, 2) and pay(64, 4)
+    assert not pay(2, 2) and not pay(2, 7) and not pay(64, 2, layer.weight[:, :, :1, :1])
+    assert not products_pay(layer, layer.weight, torch.empty(64, 256, 2, 2, device="meta"))
 
 
-def test_used_for_small_maps_with_a_graph_alone_and_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    layer = nn.Conv2d(5, 7, 3, padding=1)
-    model = nn.Sequential(layer, nn.Conv2d(7, 7, 3, padding=1, groups=7))
-    calls: list[tuple[int, ...]] = []
-    real = convolve_by_matrix
-    monkeypatch.setattr(small_maps, "convolve_by_matrix", lambda x, c: calls.append(tuple(x.shape)) or real(x, c))
+def test_used_where_it_pays_and_given_back() -> None:
+    model = nn.Sequential(nn.Conv2d(256, 512, 3, padding=1), nn.Conv2d(512, 512, 3, padding=1, groups=512))
+    weights, x = copy.deepcopy(model.state_dict()), torch.rand(16, 256, 2, 2)
+    wanted = model(x)
     with pytest.raises(ZeroDivisionError), products_for_small_maps(model):
-        model(torch.rand(32, 5, 2, 2)), model(torch.rand(32, 5, 8, 8)), model(torch.rand(31, 5, 2, 2))
-        with torch.no_grad():
-            model(torch.rand(32, 5, 2, 2))
+        assert not model[0].weight.is_contiguous() and "forward" in vars(model[0])
+        torch.testing.assert_close(model(x), wanted)
         raise ZeroDivisionError
-    assert calls == [(32, 5, 2, 2)]
-    assert "forward" not in vars(layer)
+    assert all("forward" not in vars(layer) and layer.weight.is_contiguous() for layer in model)
+    assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())

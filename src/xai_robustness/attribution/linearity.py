@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from xai_robustness.models.small_maps import back_by_products, by_taps, convolve_by_products, is_plain, products_pay
 from xai_robustness.types import InputError
 
 
@@ -45,18 +46,29 @@ class Linearity:
         """The map of an input, and a bias added."""
         if not self.options:
             return F.linear(x, self.weight, bias)
+        if small := self._on_small_maps(x):
+            return convolve_by_products(x, small, self.weight, bias)
         return self.convolve(x, self.weight, bias, **self.options)
 
     def back(self, share: Tensor, x: Tensor) -> Tensor:
         """The transposed map: what a gradient `share` of the output is for the input `x`."""
         if not self.options:
             return share @ self.weight
+        if small := self._on_small_maps(x):
+            return back_by_products(share, small, self.weight, x.shape[2:])
         o = self.options
         zeros = [0] * len(o["stride"])
         return torch.ops.aten.convolution_backward(
             share, x, self.weight, None, o["stride"], o["padding"], o["dilation"], False, zeros, o["groups"],
             [True, False, False],
         )[0]  # fmt: skip
+
+    def _on_small_maps(self, x: Tensor) -> nn.Conv2d | None:
+        """The convolution, its weight made ready, where products pay for an input."""
+        if not is_plain(self.module) or not products_pay(self.module, self.weight, x):
+            return None
+        self.weight = by_taps(self.weight)
+        return self.module
 
     def booked(self, share: Tensor, bias: Tensor) -> Float[Tensor, " b"]:
         """Relevance that a bias (K,) takes, by sample."""

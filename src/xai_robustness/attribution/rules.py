@@ -64,11 +64,14 @@ class Rule(ABC):
     def __init__(self, module: nn.Module, ledger: Ledger) -> None:
         self.module = module
         self.ledger = ledger
-        self.original = type(module).forward
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """The module's forward, with this rule in place of its gradient."""
         return _WithRule.apply(self, *inputs)
+
+    def output(self, *inputs: Tensor) -> Tensor:
+        """The module's own output."""
+        return type(self.module).forward(self.module, *inputs)
 
     @abstractmethod
     def relevance(self, inputs: tuple[Tensor, ...], output: Tensor | None, above: Tensor) -> tuple[Tensor | None, ...]:
@@ -81,7 +84,7 @@ class Rule(ABC):
 class _WithRule(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rule: Rule, *inputs: Tensor) -> Tensor:
-        output = rule.original(rule.module, *inputs)
+        output = rule.output(*inputs)
         ctx.rule = rule
         ctx.save_for_backward(*inputs, *([output] if rule.keeps_output else []))
         return output
@@ -113,7 +116,7 @@ class _Pass(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rule: Rule, *inputs: Tensor) -> Tensor:
         ctx.n_inputs = len(inputs)
-        return rule.original(rule.module, *inputs)
+        return rule.output(*inputs)
 
     @staticmethod
     def backward(ctx: Any, above: Tensor) -> tuple[Tensor | None, ...]:
@@ -142,7 +145,7 @@ class Homogeneous(Rule):
         """Relevance of the input."""
         x = inputs[0].detach().requires_grad_()
         with torch.enable_grad():
-            y = self.original(self.module, x)
+            y = self.output(x)
         constant = stabilizer_of(y.detach())
         share = above / (y.detach() + constant)
         (gradient,) = torch.autograd.grad(y, x, share)
@@ -181,8 +184,9 @@ class MaxPool(Rule):
         """The largest inputs."""
         x, module = inputs[0], self.module
         assert isinstance(module, nn.MaxPool2d)
-        plain = self.original is nn.MaxPool2d.forward and not module.return_indices  # a subclass may pool otherwise
-        return _MaxPool.apply(x, module) if plain and x.device.type == "cpu" else self.original(module, x)
+        # a subclass may pool otherwise
+        plain = type(module).forward is nn.MaxPool2d.forward and not module.return_indices
+        return _MaxPool.apply(x, module) if plain and x.device.type == "cpu" else self.output(x)
 
     def relevance(self, inputs: tuple[Tensor, ...], output: Tensor | None, above: Tensor) -> tuple[Tensor | None, ...]:
         """Not called: the gradient of the maximum moves relevance to where it was."""

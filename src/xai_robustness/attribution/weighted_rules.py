@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from xai_robustness.attribution.linearity import Linearity
 from xai_robustness.attribution.rules import STABILIZER, Ledger, Rule, dot, stabilizer_of
+from xai_robustness.models.small_maps import is_plain
 from xai_robustness.types import InputError
 
 
@@ -32,6 +33,10 @@ class OfLinearity(Rule):
     def __init__(self, module: nn.Module, ledger: Ledger) -> None:
         super().__init__(module, ledger)
         self.layer = Linearity(module)
+
+    def output(self, *inputs: Tensor) -> Tensor:
+        """The layer's output, by the same products as its relevance where these pay."""
+        return self.layer.apply(inputs[0], self.module.bias) if is_plain(self.module) else super().output(*inputs)
 
 
 class BySign(OfLinearity):

@@ -18,7 +18,7 @@ h1{font-size:1.6rem;margin-bottom:.2rem}h2{font-size:1.15rem;margin-top:2.2rem;b
 table{border-collapse:collapse;width:100%;font-size:.8rem}th,td{padding:.3rem .4rem;text-align:left;vertical-align:top}
 th{border-bottom:2px solid #999}td{border-bottom:1px solid #ddd}td.n,th.n{text-align:right}td.n{white-space:nowrap}
 tr.chosen{background:#e8f4ee}figure{margin:1.2rem 0}img{max-width:100%;height:auto}
-figcaption,.small{color:#555;font-size:.85rem}code{font-size:.85em;word-break:break-all}
+figcaption,.small{color:#555;font-size:.85rem}code{font-size:.85em;overflow-wrap:break-word}
 """
 CRITERIA = {
     "gain_on_attacked_low": "Lower end of the interval of the gain on attacked images",
