@@ -29,7 +29,7 @@ from xai_robustness.models.zoo import ModelParams, build, inspected_layers
 
 CASES = tuple((name, side) for side in (28, 224) for name in ("resnet18", "resnet50", "vgg16"))
 UNITS = {"cpu": "processor s", "cuda": "s"}
-BATCHES = {"cpu": {28: 64, 224: 2}, "cuda": {28: 512, 224: 64}}
+BATCHES = {"cpu": {28: 64, 224: 8}, "cuda": {28: 512, 224: 64}}
 
 
 def measure(name: str, side: int, runs: int, device: str = "cpu") -> dict[str, object]:
