@@ -252,6 +252,18 @@ def test_cavs_survive_a_file_and_are_found_by_name(tmp_path):
         loaded.find("c", "ridge")
 
 
+def test_vectors_without_a_positive_entry_cannot_localize_where_others_can():
+    x, artifact = np.random.default_rng(0).random((40, 3)), np.arange(40) < 20
+    lower, mixed = (
+        fit_cav(x - np.where(artifact, 1, 0)[:, None] * shift, artifact, "mean", name)
+        for name, shift in (("lower", np.array([1, 2, 3])), ("mixed", np.array([1, -2, 3])))
+    )
+    assert not (lower.vector > 0).any() and (mixed.vector > 0).any()
+    found = Cavs((lower, mixed), "m").localizing()
+    assert [cav.layer for cav in found] == ["mixed"] and found.model == "m"
+    assert len(Cavs((lower,)).localizing()) == 1 and not len(Cavs().localizing())
+
+
 def test_no_cavs_survive_a_file(tmp_path):
     save_cavs(tmp_path / "cavs.safetensors", Cavs())
     assert len(load_cavs(tmp_path / "cavs.safetensors")) == 0

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -105,6 +105,11 @@ class Cavs:
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def localizing(self) -> "Cavs":
+        """Those with a positive entry, which a heatmap needs; all, if none has one."""
+        positive = tuple(cav for cav in self.items if (cav.vector > 0).any())
+        return replace(self, items=positive or self.items)
 
     def find(self, layer: str, kind: str, feature: Feature = "activations") -> Cav:
         """The CAV of a layer and kind; raises InputError that lists those there are."""

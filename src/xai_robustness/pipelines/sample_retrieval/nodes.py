@@ -87,8 +87,13 @@ def fit_concept_vectors(artifact_labels: pd.DataFrame, latents: Latents, params:
 
 
 def choose_vector(latents: Latents, cavs: Cavs, artifact_labels: pd.DataFrame, seed: int) -> dict[str, str]:
-    """Layer and kind of the vector that finds the artifact best on reviewed validation samples; empty without one."""
-    chosen = choose_cav(retrieval_metrics(latents, cavs, artifact_labels, None, seed, n_boot=1, baselines=()))
+    """Layer and kind of the vector that finds the artifact best on reviewed validation samples; empty without one.
+
+    A vector without a positive entry is passed over where there are others: activations behind a ReLU times such a
+    vector are nowhere positive, so it has no heatmap and no mask.
+    """
+    usable = cavs.localizing()
+    chosen = choose_cav(retrieval_metrics(latents, usable, artifact_labels, None, seed, n_boot=1, baselines=()))
     return {"layer": chosen[0], "kind": chosen[1]} if chosen else {}
 
 
