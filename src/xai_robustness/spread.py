@@ -1,11 +1,11 @@
-"""The chunks of a job spread over devices or workers by dask.distributed."""
+"""Parts of a job spread over devices or workers by dask.distributed."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import torch
 from pydantic import Field
@@ -14,11 +14,13 @@ from xai_robustness.chunks import ArraysJob
 from xai_robustness.progress import progress
 from xai_robustness.types import NEUTRAL, Params
 
-log = logging.getLogger(__name__)
+Shared = TypeVar("Shared")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class WorkersParams(Params):
-    """Who computes the chunks. Nothing here changes a result."""
+    """Who computes the parts of a job. Nothing here changes a result."""
 
     n: Annotated[int | None, NEUTRAL] = Field(
         None, ge=1, description="Local worker processes; null: one a visible device, so none on the CPU."
@@ -26,6 +28,10 @@ class WorkersParams(Params):
     scheduler: Annotated[str | None, NEUTRAL] = Field(
         None, description="Address of a Dask scheduler (a cluster by SLURM or dask-cuda) to be used instead."
     )
+
+    def several(self, device: str) -> bool:
+        """Whether others than this process compute, for the run's device setting."""
+        return self.scheduler is not None or (self.n or len(devices_for(device))) > 1
 
 
 def devices_for(device: str) -> tuple[str, ...]:
@@ -56,31 +62,55 @@ class SpreadJob:
 
     def write(self, folder: Path) -> None:
         """Complete `folder`; with one worker in this process, else through Dask. Interrupted writes go on."""
-        devices = devices_for(self.device)
-        n = self.params.n or len(devices)
-        if n == 1 and self.params.scheduler is None:
+        if not self.params.several(self.device):
             self.job.write(folder)
             return
         waiting = self.job.waiting(folder)
         if waiting:
             total = sum(stop - start for _, start, stop in waiting)
-            with _client(n, self.params.scheduler) as client, progress(total, self.job.description) as bar:
-                from dask.distributed import as_completed
-
-                job = client.scatter(self.job, broadcast=True)
-                tasks = [client.submit(_chunk, job, str(folder), item, devices, pure=False) for item in waiting]
-                for task in as_completed(tasks):
-                    bar.update(task.result())
+            with progress(total, self.job.description) as bar:
+                for n in spread(_chunk, (self.job, folder), waiting, self.params, self.device):
+                    bar.update(n)
         self.job.finish(folder)
 
 
-def _chunk(job: ArraysJob, folder: str, item: tuple[str, int, int], devices: tuple[str, ...]) -> int:
-    """Compute one chunk on this worker's device; returns its number of rows."""
+def _chunk(shared: tuple[ArraysJob, Path], item: tuple[str, int, int], device: str) -> int:
+    """Compute one chunk; returns its number of rows."""
+    job, folder = shared
+    return job.write_chunk(folder, item, device)
+
+
+def spread(
+    call: Callable[[Shared, Item, str], Result],
+    shared: Shared,
+    items: Sequence[Item],
+    params: WorkersParams,
+    device: str,
+) -> Iterator[Result]:
+    """Results of `call(shared, item, device of the worker)` for each item, in the order in which workers finish.
+
+    Args:
+        call: a function of a module.
+        shared: sent to every worker once.
+        items: one call each.
+        params: how many workers, or whose.
+        device: setting of the run.
+    """
+    devices = devices_for(device)
+    with _client(params.n or len(devices), params.scheduler) as client:
+        from dask.distributed import as_completed
+
+        given = client.scatter(shared, broadcast=True)
+        tasks = [client.submit(_on_worker, call, given, item, devices, pure=False) for item in items]
+        for task in as_completed(tasks):
+            yield task.result()
+
+
+def _on_worker(call: Callable[..., Any], shared: Any, item: Any, devices: tuple[str, ...]) -> Any:
     from dask.distributed import get_worker
 
     name = str(get_worker().name)
-    device = devices[int(name) % len(devices)] if name.isdigit() else devices[0]
-    return job.write_chunk(Path(folder), item, device)
+    return call(shared, item, devices[int(name) % len(devices)] if name.isdigit() else devices[0])
 
 
 @contextmanager

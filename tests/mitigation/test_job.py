@@ -1,4 +1,6 @@
+import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -13,6 +15,7 @@ from xai_robustness.mitigation.job import CANDIDATES, CorrectedModels, Correctio
 from xai_robustness.mitigation.params import MitigationParams
 from xai_robustness.models.checkpoint import build_from, describe
 from xai_robustness.models.zoo import ModelParams
+from xai_robustness.spread import WorkersParams
 from xai_robustness.types import InputError
 
 PARAMS = MitigationParams(
@@ -139,6 +142,20 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(job, finished, tmp_pa
     job.write(folder)
     assert files(folder) == wanted
     assert stamps == {name: (folder / name / "model.safetensors").stat().st_mtime_ns for name in saved}
+
+
+def test_two_workers_side_by_side_make_the_same_models(job, finished, tmp_path):
+    folder = tmp_path / "spread"
+    workers = job.params.model_copy(update={"workers": WorkersParams(n=2)})
+    shutil.copytree(finished.path("rrr-1"), folder / "rrr-1")
+    (folder / ".activations-7").mkdir()
+    dataclasses.replace(job, params=workers).write(folder)
+    found = CorrectedModels(folder)
+    assert found.candidates() == finished.candidates() and found.absent == finished.absent
+    assert {path.name for path in folder.iterdir()} == {*NAMES, CANDIDATES}
+    for name, load in load_corrected(folder).items():
+        for key, value in finished.load(name).state_dict().items():
+            torch.testing.assert_close(load().state_dict()[key], value, rtol=1e-4, atol=1e-6)
 
 
 def test_a_finished_folder_is_left_as_it_is(job, finished, monkeypatch):

@@ -3,9 +3,10 @@
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,14 @@ from xai_robustness.mitigation.base import (
 )
 from xai_robustness.mitigation.cache import ActivationCache
 from xai_robustness.models.checkpoint import load_model, save_model, write_atomically
+from xai_robustness.progress import progress
+from xai_robustness.spread import spread
 from xai_robustness.types import InputError
 
 CANDIDATES, RECORD, TIMING = "candidates.json", "correction.json", "timing.json"
+SHARED = ".activations"
 Loader = Callable[[], nn.Sequential]
+Todo = tuple[Method, list[Candidate]]
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ class CorrectionJob:
         wanted = grid(self.params, self.model)
         _check(material, {candidate.layer for candidate in wanted if candidate.layer})
         absent: dict[str, str] = {}
-        todo: list[tuple[Method, list[Candidate]]] = []
+        todo: list[Todo] = []
         for method in methods_of(self.params):
             left = []
             for candidate in (c for c in wanted if c.method == method.name):
@@ -99,11 +104,22 @@ class CorrectionJob:
         artifact = _flags(self.train, self.artifact_labels)
         return Material(self.model, self.train, self.val, self.cavs or Cavs(), masks, self.seed, self.device, artifact)
 
-    def _correct(self, todo: Sequence[tuple[Method, list[Candidate]]], material: Material, folder: Path) -> None:
-        """Make and save what is left; activations that candidates share are kept on disk meanwhile."""
+    def _correct(self, todo: Sequence[Todo], material: Material, folder: Path) -> None:
+        """Make and save what is left, here or side by side in several workers."""
+        for left in folder.glob(f"{SHARED}*"):
+            shutil.rmtree(left)
+        parts = list(_parts(todo))
+        if len(parts) < 2 or not self.params.workers.several(self.device):
+            self._make(todo, material, folder, SHARED)
+            return
+        with progress(len(parts), "correct", "part") as bar:
+            for _ in spread(_make_part, (self, folder), list(enumerate(parts)), self.params.workers, self.device):
+                bar.update(1)
+
+    def _make(self, todo: Sequence[Todo], material: Material, folder: Path, shared_name: str) -> None:
+        """Make and save candidates; activations that they share are kept on disk meanwhile."""
         layers = sorted({layer for method, left in todo for layer in method.cached_layers(left)})
-        shared = folder / ".activations"
-        shutil.rmtree(shared, ignore_errors=True)
+        shared = folder / shared_name
         if layers and self.params.cache_gigabytes:
             limit = int(self.params.cache_gigabytes * 2**30)
             cache = ActivationCache(self.model, layers, shared, self.device, self.params.eval_batch_size, limit)
@@ -129,6 +145,21 @@ class CorrectionJob:
         write_atomically(unfinished / RECORD, json.dumps({**correction, **outcome}, indent=2) + "\n")
         write_atomically(unfinished / TIMING, json.dumps({"seconds": seconds}) + "\n")
         unfinished.rename(folder / name)
+
+
+def _parts(todo: Sequence[Todo]) -> Iterator[Todo]:
+    """What can be made by itself: the candidates of one method at one layer that share activations, or one alone."""
+    for method, left in todo:
+        shares = bool(method.cached_layers(left))
+        for _, group in groupby(left, key=lambda candidate: candidate.layer if shares else candidate.name):
+            yield method, list(group)
+
+
+def _make_part(shared: tuple[CorrectionJob, Path], item: tuple[int, Todo], device: str) -> None:
+    """Make one part in a worker."""
+    (given, folder), (number, part) = shared, item
+    job = replace(given, device=device)
+    job._make([part], job._material(), folder, f"{SHARED}-{number}")
 
 
 def _check(material: Material, layers: Set[str]) -> None:

@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from xai_robustness.concepts.directions import CAV_KINDS
 from xai_robustness.mitigation.penalties import AGGREGATIONS, CRITERIA, FORMS
+from xai_robustness.spread import WorkersParams
 from xai_robustness.types import NEUTRAL, InputError, Params, UsedBy
 
 
@@ -251,6 +252,7 @@ class MitigationParams(Params):
         8.0, ge=0, description="most space on disk for activations that candidates share; 0: compute them every time"
     )
     eval_batch_size: Annotated[int, NEUTRAL] = Field(128, ge=1, description="images evaluated at once")
+    workers: WorkersParams = Field(default_factory=WorkersParams, description="who makes the candidates, side by side")
 
     @field_validator("tcav_cav")
     @classmethod
