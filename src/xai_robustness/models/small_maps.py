@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import cache, cached_property
 from itertools import product
 from typing import Any, TypeGuard
 
@@ -160,10 +160,22 @@ def is_plain(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
     return layer.groups == 1 and layer.padding_mode == "zeros"
 
 
-def _forward(layer: nn.Conv2d, x: Tensor) -> Tensor:
-    if products_pay(layer, layer.weight, x):
-        return convolve_by_products(x, layer)
-    return type(layer).forward(layer, x)
+class _WhereItPays:
+    """A convolution's forward, by products where they pay; a weight that is not trained is laid by taps once."""
+
+    def __init__(self, layer: nn.Conv2d) -> None:
+        self.layer = layer
+
+    @cached_property
+    def constant(self) -> Tensor:
+        return by_taps(self.layer.weight)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        layer = self.layer
+        if not products_pay(layer, layer.weight, x):
+            return type(layer).forward(layer, x)
+        weight = layer.weight if layer.weight.requires_grad else self.constant
+        return convolve_by_products(x, layer, weight, layer.bias)
 
 
 @contextmanager
@@ -175,7 +187,7 @@ def products_for_small_maps(model: nn.Module) -> Iterator[nn.Module]:
     layers = [module for module in model.modules() if is_plain(module) and module.kernel_size != (1, 1)]
     try:
         for layer in layers:
-            layer.forward = partial(_forward, layer)  # type: ignore[method-assign]
+            layer.forward = _WhereItPays(layer)  # type: ignore[method-assign, assignment]
         yield model
     finally:
         for layer in layers:
