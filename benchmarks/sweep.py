@@ -103,8 +103,10 @@ def sweep(runs: int) -> list[dict[str, object]]:
     time, each with its own vectors and with every image passed through the whole model. Saving and bootstrapping are
     left out of both. A second peer takes the steps of RR-ClArC and A-ClArC as the published code does: the frozen part
     runs with a graph, and each backward pass goes on through it to the pixels. One run, whatever `runs` says: it takes
-    minutes. Seconds are processor time, which other programs on the machine disturb less than the clock on the wall.
+    minutes. Seconds are processor time, which other programs on the machine disturb less than the clock on the wall, of
+    one thread: threads that wait for each other count as work.
     """
+    torch.set_num_threads(1)
     from xai_robustness.mitigation import finetune
     from xai_robustness.mitigation.base import METHODS, grid
     from xai_robustness.mitigation.cache import ActivationCache

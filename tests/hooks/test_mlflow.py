@@ -44,7 +44,7 @@ def test_the_selected_model_is_registered_and_predicts_the_same_with_its_inserti
     monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: client.tracking_uri)
     loaded = mlflow.pyfunc.load_model("models:/registered/1")
     images = np.random.default_rng(0).integers(0, 256, (5, 12, 12, 3), dtype=np.uint8)
-    wanted = model(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255).detach().numpy()
+    wanted = model(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().float() / 255).detach().numpy()
     np.testing.assert_array_equal(loaded.predict(images), wanted)
     assert loaded.metadata.signature.inputs.inputs[0].shape == (-1, 12, 12, 3)
     files = {p.suffix for p in (tmp_path / "files").rglob("*") if p.is_file()}
