@@ -60,6 +60,7 @@ def test_products_pay_for_many_samples_and_channels_on_few_positions() -> None:
     assert pay(4, 2) and pay(64, 4)
     assert not pay(2, 2) and not pay(2, 7) and not pay(64, 2, layer.weight[:, :, :1, :1])
     assert not products_pay(layer, layer.weight, torch.empty(64, 256, 2, 2, device="meta"))
+    assert not products_pay(layer, layer.weight, torch.empty(64, 256, 2, 2, dtype=torch.bfloat16))
 
 
 def test_used_where_it_pays_and_given_back() -> None:

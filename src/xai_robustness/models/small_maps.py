@@ -91,8 +91,11 @@ def _products(wanted: int, count: int, triples: Triples, first: Tensor, second: 
 
 
 def products_pay(layer: nn.Conv2d, weight: Float[Tensor, "k c h w"], x: Float[Tensor, "b c h w"]) -> bool:
-    """Whether `convolve_by_products` is faster than torch: on a CPU, many samples, many channels, few positions."""
-    if x.device.type != "cpu" or weight.shape[2:] == (1, 1):
+    """Whether `convolve_by_products` is faster than torch: on a CPU, many samples, many channels, few positions.
+
+    Where autocast has changed the type of the input it is not used.
+    """
+    if x.device.type != "cpu" or x.dtype != weight.dtype or weight.shape[2:] == (1, 1):
         return False
     return len(x) * weight[..., 0, 0].numel() >= WORTH * math.prod(_output_size(x.shape[2:], layer))
 
