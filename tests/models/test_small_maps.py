@@ -32,7 +32,7 @@ def test_equals_the_convolution_with_its_gradients(name: str) -> None:
     layer, size = LAYERS[name]
     layer = layer.double()
     x = torch.randn(3, 5, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    found = gradients(lambda v: convolve_by_products(v, layer), layer, x)
+    found = gradients(lambda v: convolve_by_products(v, layer, layer.weight, layer.bias), layer, x)
     wanted = gradients(layer, layer, x)
     assert len(found) == len(wanted)
     for a, b in zip(found, wanted):

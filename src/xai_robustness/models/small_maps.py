@@ -106,7 +106,7 @@ def by_taps(weight: Float[Tensor, "k c h w"]) -> Float[Tensor, "k c h w"]:
 
 
 def convolve_by_products(
-    x: Float[Tensor, "b c h w"], layer: nn.Conv2d, weight: Tensor | None = None, bias: Tensor | None = None
+    x: Float[Tensor, "b c h w"], layer: nn.Conv2d, weight: Float[Tensor, "k c h w"], bias: Tensor | None
 ) -> Float[Tensor, "b k i j"]:
     """A convolution as one product for each tap and position that it reaches, differentiable to any order.
 
@@ -117,11 +117,9 @@ def convolve_by_products(
     Args:
         x: (B,C,H,W).
         layer: what `is_plain` calls plain; only its geometry counts.
-        weight: (K,C,h,w); the layer's if none is given, with its bias.
+        weight: (K,C,h,w).
         bias: (K,), or none.
     """
-    if weight is None:
-        weight, bias = layer.weight, layer.bias
     outside = _output_size(x.shape[2:], layer)
     given = _positions(x), _taps(weight)
     found = _Joined.apply(Y, math.prod(outside), _triples_of(layer, x.shape[2:]), *given)
