@@ -72,3 +72,27 @@ def test_used_where_it_pays_and_given_back() -> None:
         torch.testing.assert_close(model(x), wanted)
         raise ZeroDivisionError
     assert all("forward" not in vars(layer) for layer in model)
+
+
+def test_a_weight_that_is_trained_is_used_as_it_is_now() -> None:
+    """Fused optimizers change weights without a new version, so that a kept copy could not be known as stale."""
+    model = nn.Sequential(nn.Conv2d(256, 512, 3, padding=1))
+    x, optimizer = torch.rand(16, 256, 2, 2), torch.optim.Adam(model.parameters(), fused=True)
+    with products_for_small_maps(model):
+        for _ in range(2):
+            model.requires_grad_(False)
+            with torch.inference_mode():
+                judged = model(x)
+            torch.testing.assert_close(judged, nn.Conv2d.forward(model[0], x))
+            model.requires_grad_(True)
+            model(x).square().sum().backward()
+            optimizer.step()
+
+
+def test_one_inside_another_gives_the_outer_one_back() -> None:
+    model = nn.Sequential(nn.Conv2d(256, 512, 3, padding=1))
+    with products_for_small_maps(model):
+        outer = vars(model[0])["forward"]
+        with products_for_small_maps(model, constant=True):
+            assert vars(model[0])["forward"] is not outer
+        assert vars(model[0])["forward"] is outer

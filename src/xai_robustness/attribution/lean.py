@@ -24,7 +24,7 @@ def lean(model: nn.Module) -> Iterator[nn.Module]:
                 if is_merged(module):
                     module.forward = _identity
                     stack.callback(module.__delattr__, "forward")
-            stack.enter_context(products_for_small_maps(model))
+            stack.enter_context(products_for_small_maps(model, constant=True))
         yield model
 
 

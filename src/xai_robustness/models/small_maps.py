@@ -162,34 +162,38 @@ def is_plain(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
 
 
 class _WhereItPays:
-    """A convolution's forward, by products where they pay; a weight that is not trained is laid by taps once."""
+    """A convolution's forward, by products where they pay; a constant weight is laid by taps once."""
 
-    def __init__(self, layer: nn.Conv2d) -> None:
-        self.layer = layer
+    def __init__(self, layer: nn.Conv2d, constant: bool) -> None:
+        self.layer, self.constant = layer, constant
 
     @cached_property
-    def constant(self) -> Tensor:
+    def _laid(self) -> Tensor:
         return by_taps(self.layer.weight)
 
     def __call__(self, x: Tensor) -> Tensor:
         layer = self.layer
         if not products_pay(layer, layer.weight, x):
             return type(layer).forward(layer, x)
-        weight = layer.weight if layer.weight.requires_grad else self.constant
-        return convolve_by_products(x, layer, weight, layer.bias)
+        return convolve_by_products(x, layer, self._laid if self.constant else layer.weight, layer.bias)
 
 
 @contextmanager
-def products_for_small_maps(model: nn.Module) -> Iterator[nn.Module]:
+def products_for_small_maps(model: nn.Module, constant: bool = False) -> Iterator[nn.Module]:
     """Let the convolutions of a model use `convolve_by_products` where that pays.
 
     The model is the same function, up to the rounding of sums in another order; it is given back as it was.
+    With `constant` no weight changes meanwhile, and each is laid out once. (Whether one changed cannot be seen: torch's
+    fused optimizers leave a tensor's version as it was.)
     """
     layers = [module for module in model.modules() if is_plain(module) and module.kernel_size != (1, 1)]
+    earlier = [vars(layer).get("forward") for layer in layers]
     try:
         for layer in layers:
-            layer.forward = _WhereItPays(layer)  # type: ignore[method-assign, assignment]
+            layer.forward = _WhereItPays(layer, constant)  # type: ignore[method-assign, assignment]
         yield model
     finally:
-        for layer in layers:
+        for layer, forward in zip(layers, earlier):
             vars(layer).pop("forward", None)
+            if forward is not None:
+                layer.forward = forward  # type: ignore[method-assign]
