@@ -27,6 +27,8 @@ from xai_robustness.concepts.suspicion import (
     pooled_activation,
     rank_all,
 )
+from xai_robustness.concepts.transplant import transplant_all
+from xai_robustness.models.checkpoint import load_model
 
 RESULTS = Path(__file__).parent / "results" / "reveal.json"
 PARAMS = RevealParams(n_null=6, layout="eigenvectors", join=8, suspicion=SuspicionParams(n_null=6, level=0.05))
@@ -35,7 +37,7 @@ PARAMS = RevealParams(n_null=6, layout="eigenvectors", join=8, suspicion=Suspici
 KINDS = ("all", "cluster", "neurons")
 
 
-def judge(cell: Cell, folder: Path) -> dict[str, object]:
+def judge(cell: Cell, folder: Path, device: str) -> dict[str, object]:
     """What the list of a cell says, and whether its first entries of each kind are hits; kept in `judged.json`."""
     kept = folder / "judged.json"
     if kept.exists():
@@ -43,6 +45,7 @@ def judge(cell: Cell, folder: Path) -> dict[str, object]:
     latents, images = latents_of(folder), images_of(cell)["train/biased"]
     suspects, members, _ = find_suspects(latents, PARAMS, cell.seed)
     listed = rank_all(suspects, members, latents, PARAMS.suspicion, PARAMS.min_size, cell.seed)
+    listed = transplant_all(listed, latents, load_model(folder), images, PARAMS, cell.seed, device)
     ids, classes = latents.sample_ids("train"), latents.targets("train")
     truth = pd.Series(images.has_artifact, images.sample_ids).loc[ids].to_numpy(bool)
     hits = [_is_hit(row, listed, latents, ids, classes, truth) for _, row in listed.suspects.iterrows()]
@@ -102,7 +105,7 @@ def main() -> None:
         for cell in cells(study)[: given.limit][given.part[0] :: given.part[1]]:
             if given.judge_only and not (given.folder / cell.name / "finished.json").exists():
                 continue
-            found.append((cell, judge(cell, prepare(cell, given.folder, given.device))))
+            found.append((cell, judge(cell, prepare(cell, given.folder, given.device), given.device)))
             print(json.dumps(found[-1][1]))
     machine = {"processor": platform.processor() or platform.machine(), "threads": 1}
     versions = {name: version(name) for name in ("torch", "zennit", "scikit-learn")}

@@ -26,7 +26,7 @@ from xai_robustness.concepts.separability import (
 )
 from xai_robustness.concepts.significance import extreme_p, reference_of_others
 from xai_robustness.concepts.spray import INPUT_VARIANTS
-from xai_robustness.concepts.suspicion import SuspicionParams
+from xai_robustness.concepts.suspicion import SuspicionParams, TransplantParams
 from xai_robustness.randomness import numpy_rng
 from xai_robustness.types import Params
 
@@ -65,6 +65,9 @@ class RevealParams(Params):
     variant: str = Field("total", description="what of the input heatmaps is compared, a variant of SpRAy")
     prototypes: int = Field(4, ge=0, description="prototypes of each class in the last layer; 0: none")
     suspicion: SuspicionParams = Field(default_factory=SuspicionParams, description="the one list of all suspects")
+    transplant: TransplantParams = Field(
+        default_factory=TransplantParams, description="whether what sets a suspect apart travels with a part of it"
+    )
     neurons: NeuronParams = Field(default_factory=NeuronParams, description="the model's perspective")
     layout: Literal["tsne", "umap", "eigenvectors"] = Field("tsne", description="two-dimensional layout of the figures")
     virelay: bool = Field(False, description="write a project that ViRelAy opens; needs h5py")
@@ -170,9 +173,7 @@ def class_views(
     latents: LatentsReader, params: RevealParams, seed: int
 ) -> Iterator[tuple[int, str, np.ndarray, np.ndarray]]:
     """Class, view, sample ids and features of every class with enough samples, all classes of a view in a row."""
-    table = sample_table(latents, ("train",))
-    classes, ids = table["class"].to_numpy(), table["sample_id"].to_numpy()
-    rows = {int(c): _draw(np.flatnonzero(classes == c), params, seed, int(c)) for c in np.unique(classes)}
+    ids, rows = latents.sample_ids("train"), rows_of_classes(latents, params, seed)
     layers = (params.layers or latents.layers) if "latent" in params.views else ()
     for view in (("input",) if "input" in params.views else ()) + tuple(layers):
         values = latents.heatmaps("train") if view == "input" else latents.relevances("train", view, "sum")
@@ -180,6 +181,12 @@ def class_views(
         for c, chosen in rows.items():
             if len(chosen) >= 2 * params.min_size:
                 yield c, view, ids[chosen], make(values[chosen])
+
+
+def rows_of_classes(latents: LatentsReader, params: RevealParams, seed: int) -> dict[int, np.ndarray]:
+    """Rows of the training samples of each class that are searched: all, or `max_samples` drawn at random."""
+    classes = latents.targets("train")
+    return {int(c): _draw(np.flatnonzero(classes == c), params, seed, int(c)) for c in np.unique(classes)}
 
 
 def _draw(rows: np.ndarray, params: RevealParams, seed: int, c: int) -> np.ndarray:

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from xai_robustness.concepts.neurons import neuron_sets, null_statistics
 from xai_robustness.concepts.outliers import find_outliers
@@ -15,11 +16,12 @@ from xai_robustness.concepts.separability import latent_features, principal_comp
 from xai_robustness.concepts.significance import benjamini_hochberg, extreme_p, reference_of_others
 from xai_robustness.metrics.ranking import auroc
 from xai_robustness.randomness import numpy_rng
-from xai_robustness.types import Params
+from xai_robustness.types import NEUTRAL, InputError, Params
 
 LIST_COLUMNS = ("place", "kind", "name", "class", "view", "size", "statistic", "reference", "ratio", "p_value") + (
     "q_value",
     "score",
+    "transplant",
     "flagged",
 )
 LIST_MEMBER_COLUMNS = ("name", "sample_id", "typical")
@@ -39,6 +41,24 @@ class SuspicionParams(Params):
     )
     max_neuron_sets: int = Field(3, ge=1, description="sets of neurons kept of each class and layer")
     max_samples: int = Field(10, ge=0, description="single samples kept of each class")
+
+
+class TransplantParams(Params):
+    """How much of each image is exchanged, and how much must travel with it (see `transplant`)."""
+
+    pairs: int = Field(
+        40, ge=0, le=1000, description="pairs of images that exchange a part, at least 10; 0: no transplants"
+    )
+    area: float = Field(0.1, gt=0, lt=1, description="share of the pixels that is exchanged: the most relevant ones")
+    share: float = Field(0.5, gt=0, le=1, description="share of the difference that must travel, with 95 % confidence")
+    batch_size: Annotated[int, NEUTRAL] = Field(128, ge=1, description="images that go through the model at once")
+
+    @field_validator("pairs")
+    @classmethod
+    def _enough(cls, pairs: int) -> int:
+        if 0 < pairs < 10:
+            raise InputError(f"The pairs parameter of TransplantParams must be 0 or at least 10. Got {pairs} instead.")
+        return pairs
 
 
 @dataclass(frozen=True)
@@ -80,6 +100,8 @@ def rank_all(
     Where no other class has a suspect of the kind, the mean of the Gaussian maxima (of samples: 1, a factor without
     outliers) takes its place.
 
+    `transplant` stays undefined here: see `transplant.transplant_all`, which has the model and the images.
+
     Args:
         clusters: of `spectral.find_suspects`, with p_value.
         cluster_members: of `spectral.find_suspects`.
@@ -116,6 +138,7 @@ def rank_all(
     listed["q_value"] = benjamini_hochberg(listed["p_value"].to_numpy(float))
     listed["score"] = -np.log10(np.maximum(listed["q_value"].to_numpy(float), 1e-300))
     listed["flagged"] = (listed["q_value"] < params.level) & (listed["ratio"] >= params.margin)
+    listed["transplant"] = np.nan
     single = listed["kind"] == "sample"
     order = np.lexsort((listed["name"], listed["p_value"], -listed["ratio"], single, ~listed["flagged"]))
     listed = listed.iloc[order].reset_index(drop=True)

@@ -14,6 +14,7 @@ from xai_robustness.concepts.separability import latent_features
 from xai_robustness.concepts.spectral import RevealParams, find_suspects
 from xai_robustness.concepts.suspect_evaluation import evaluate_suspects
 from xai_robustness.concepts.suspicion import rank_all
+from xai_robustness.concepts.transplant import transplant_all
 from xai_robustness.concepts.virelay import VirelayJob
 from xai_robustness.datasets.base import ImageSet, take
 from xai_robustness.figures.reveal import embedding_figure, prototype_figure
@@ -45,12 +46,21 @@ def reveal_suspects(
 
 
 def list_suspects(
-    suspects: pd.DataFrame, suspect_members: pd.DataFrame, latents: Latents, params: RevealParams, seed: int
+    suspects: pd.DataFrame,
+    suspect_members: pd.DataFrame,
+    latents: Latents,
+    classifier: Classifier,
+    images_fit: dict[str, ImageSet],
+    params: RevealParams,
+    seed: int,
+    device: str,
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Put clusters, sets of neurons and single samples into one list, by p-values against structureless data."""
-    found = rank_all(
-        suspects, suspect_members, latents, params.suspicion, params.min_size, seed, params.layers or latents.layers
-    )
+    """Put clusters, sets of neurons and samples into one list, by p-values, and see which of them travel."""
+    layers = params.layers or latents.layers
+    found = rank_all(suspects, suspect_members, latents, params.suspicion, params.min_size, seed, layers)
+    if params.transplant.pairs:
+        images = images_fit["train/biased"]
+        found = transplant_all(found, latents, classifier.model, images, params, seed, device)
     return found.suspects, found.members, found.neurons
 
 

@@ -30,7 +30,16 @@ def create_pipeline() -> Pipeline:
             ),
             node(
                 list_suspects,
-                ["suspects", "suspect_members", "latents", "params:reveal", "params:seed"],
+                [
+                    "suspects",
+                    "suspect_members",
+                    "latents",
+                    "classifier",
+                    "images_fit",
+                    "params:reveal",
+                    "params:seed",
+                    "params:device",
+                ],
                 ["suspect_list", "suspect_list_members", "suspect_neurons"],
                 name="list_suspects",
             ),
