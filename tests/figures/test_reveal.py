@@ -46,3 +46,18 @@ def test_prototypes_have_a_row_each_with_their_coverage(draw):
     assert [a.get_ylabel() for a in figure.axes if a.get_ylabel()][:2] == ["benign, 1: 75%", "benign, 2: 25%"]
     assert figure.axes[5].images[0].get_array()[0, 0, 0] == 5
     assert "No prototypes" in draw(reveal.prototype_figure(table.iloc[:0], images[:0], ("a",))).texts[0].get_text()
+
+
+def test_transplants_are_outlined_where_a_part_left_and_where_it_went(draw):
+    shown = np.random.default_rng(0).integers(0, 255, size=(2, 3, 4, 8, 8, 1)).astype(np.uint8)
+    parts = np.zeros((2, 3, 8, 8), bool)
+    parts[..., 2:5, 3:6] = True
+    figure = draw(reveal.transplant_figure(["joined 0\n70%", "cluster 1\n12%"], shown, parts))
+    assert len(figure.axes) == 24 and [a.get_title() for a in figure.axes[:4]] == [
+        "suspect",
+        "without",
+        "other",
+        "with",
+    ]
+    assert [bool(a.collections) for a in figure.axes[:4]] == [True, False, False, True]
+    assert "No suspect" in draw(reveal.transplant_figure([], shown[:0], parts[:0])).texts[0].get_text()

@@ -2,7 +2,8 @@
 
 An artifact is added to an image whatever else the image shows. So its carriers lose what sets them apart when their
 most relevant pixels are replaced by those of another image of the class, and that other image gains it. A natural
-subgroup differs all over the image, and little travels.
+subgroup differs all over the image, and little travels. Regions are exchanged as in counterfactual explanations
+[Goyal2019]; here the exchange is a test, of a group of samples against the rest of its class.
 """
 
 from collections.abc import Sequence
@@ -90,7 +91,8 @@ class Transplants:
             )
         self._image_rows, self._positions = there, size
         steps = [maps[start : start + params.batch_size] for start in range(0, len(maps), params.batch_size)]
-        self._packed = np.concatenate([_most_relevant(some, params.area) for some in steps])
+        packed = [np.packbits(most_relevant(some, params.area).reshape(len(some), -1), axis=1) for some in steps]
+        self._packed = np.concatenate(packed)
 
     def travelled(
         self, rows: Int[np.ndarray, " n"], view: str, inside: Bool[np.ndarray, " n"], tests: int = 1
@@ -151,14 +153,14 @@ class Transplants:
         return torch.cat(found).numpy()
 
 
-def _most_relevant(heatmaps: Float[np.ndarray, "n h w"], area: float) -> np.ndarray:
-    """The pixels with the most smoothed positive relevance, `area` of all, as bits (N,ceil(H*W/8))."""
+def most_relevant(heatmaps: Float[np.ndarray, "n h w"], area: float) -> Bool[np.ndarray, "n h w"]:
+    """The pixels with the most smoothed positive relevance, `area` of all, at least one."""
     sigma = (0, *(SMOOTHING * side if side > 1 else 0 for side in heatmaps.shape[1:]))
     smooth = gaussian_filter(np.maximum(heatmaps, 0), sigma).reshape(len(heatmaps), -1)
     count = max(1, round(area * smooth.shape[1]))
     part = np.zeros(smooth.shape, bool)
     np.put_along_axis(part, np.argpartition(-smooth, count - 1, axis=1)[:, :count], True, axis=1)
-    return np.packbits(part, axis=1)
+    return part.reshape(heatmaps.shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,7 +204,7 @@ def _told(probes: Sequence[_Probe], fold: np.ndarray, x: np.ndarray) -> np.ndarr
 
 
 def _lower_bound(values: np.ndarray, tests: int) -> float:
-    """Lower confidence bound of a mean share, by Student's law, one of `tests` that hold together [Bonferroni1936].
+    """Lower confidence bound of a mean share, by Student's law, one of `tests` that hold together [Dunn1961].
 
     What goes beyond the other side counts as what falls short of it.
     """

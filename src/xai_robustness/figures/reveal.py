@@ -27,6 +27,7 @@ from xai_robustness.figures.style import (
     tiles,
 )
 
+OUTLINE = "#d55e00"
 MAX_ROWS, MAX_COLUMNS = 6, 6
 """Thumbnails shown at most: suspects, and samples of each."""
 
@@ -139,4 +140,31 @@ def prototype_figure(
             axis.set_axis_off()
         coverage = float(prototypes["coverage"].iloc[rows[0]])
         row_title(line[0], f"{class_names[int(c)]}, {int(prototype) + 1}: {coverage:.0%}")
+    return figure
+
+
+@styled
+def transplant_figure(
+    titles: Sequence[str], images: UInt8[np.ndarray, "r e 4 h w c"], parts: Bool[np.ndarray, "r e h w"]
+) -> Figure:
+    """Images that exchanged their most relevant part, one row a suspect.
+
+    Args:
+        titles: name of each suspect.
+        images: examples of each suspect: a carrier, the carrier without its part, another image, that with the part.
+        parts: the part of each carrier, outlined where it came from and where it went.
+    """
+    if not titles:
+        return blank("No suspect was tried (reveal.transplant, reveal.suspicion.level).")
+    _, examples, kinds = images.shape[:3]
+    figure, axes = tiles(len(titles), examples * kinds, 0.85, 0.85, 2.2)
+    for line, title, row, part in zip(axes, titles, images, parts):
+        for number, axis in enumerate(line):
+            example, kind = divmod(number, kinds)
+            show_image(axis, pixels(row[example])[kind])
+            if kind in (0, kinds - 1) and min(part.shape[1:]) > 1:
+                axis.contour(part[example], levels=[0.5], colors=[OUTLINE], linewidths=0.8)
+        row_title(line[0], title)
+    for number, axis in enumerate(axes[0]):
+        axis.set_title(("suspect", "without", "other", "with")[number % kinds], fontsize=FONT)
     return figure

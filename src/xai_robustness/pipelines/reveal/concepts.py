@@ -1,4 +1,4 @@
-"""What the figures of neurons need: images and conditional heatmaps of reference samples."""
+"""What the figures of neurons and transplants need: images and heatmaps of samples."""
 
 import numpy as np
 import pandas as pd
@@ -11,8 +11,14 @@ from xai_robustness.attribution.latents import Latents
 from xai_robustness.attribution.lrp import Lrp
 from xai_robustness.concepts.neuron_views import NeuronParams, checked_layers
 from xai_robustness.concepts.separability import latent_features
+from xai_robustness.concepts.transplant import most_relevant
 from xai_robustness.datasets.base import ImageSet
 from xai_robustness.figures.neurons import References, glocal_figure, neuron_gallery
+from xai_robustness.figures.reveal import transplant_figure
+from xai_robustness.randomness import numpy_rng
+
+TRIED, EXAMPLES = 6, 3
+"""Suspects that the figure of transplants shows at most, and pairs of images of each."""
 
 
 class Explained:
@@ -80,3 +86,24 @@ def draw_glocal(
             own = own[own["by"] == "relevance"].sort_values("place")
             rows.append(samples.references(lrp, f"channel {k}: {share[k]:.0%}", own, layer, k))
     return glocal_figure(pictures, maps[0, 0], maps[0, 1:], rows)
+
+
+def draw_transplants(
+    suspects: pd.DataFrame, members: pd.DataFrame, latents: Latents, images: ImageSet, area: float, seed: int
+) -> Figure:
+    """The first suspects that were tried: some of their samples exchange a part with others of the class."""
+    ids, targets, maps = latents.sample_ids("train"), latents.targets("train"), latents.heatmaps("train")
+    explained, kept = (pd.Series(np.arange(len(known)), known) for known in (ids, images.sample_ids))
+    shown, parts, titles = [], [], []
+    for _, row in suspects[suspects["transplant"].notna()].head(TRIED).iterrows():
+        inside = members.loc[members["name"] == row["name"], "sample_id"].to_numpy(int)
+        rest = np.setdiff1d(ids[targets == row["class"]], inside)
+        carriers = np.resize(inside, EXAMPLES)
+        others = numpy_rng(seed, "transplant figure", row["name"]).choice(rest, EXAMPLES)
+        part = most_relevant(maps[explained.loc[carriers]], area)
+        given, taking = (images.subset(kept.loc[some].to_numpy()).images for some in (carriers, others))
+        lost, gained = np.where(part[..., None], taking, given), np.where(part[..., None], given, taking)
+        shown.append(np.stack([given, lost, taking, gained], axis=1))
+        parts.append(part)
+        titles.append(f"{row['name']}, {images.info.class_names[int(row['class'])]}\n{row['transplant']:.0%}")
+    return transplant_figure(titles, np.array(shown), np.array(parts))

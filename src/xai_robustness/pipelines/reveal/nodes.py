@@ -19,7 +19,7 @@ from xai_robustness.concepts.virelay import VirelayJob
 from xai_robustness.datasets.base import ImageSet, take
 from xai_robustness.figures.reveal import embedding_figure, prototype_figure
 from xai_robustness.models.saved import Classifier
-from xai_robustness.pipelines.reveal.concepts import Explained, draw_glocal, draw_neurons
+from xai_robustness.pipelines.reveal.concepts import Explained, draw_glocal, draw_neurons, draw_transplants
 
 THUMBNAILS = 6
 
@@ -62,6 +62,19 @@ def list_suspects(
         images = images_fit["train/biased"]
         found = transplant_all(found, latents, classifier.model, images, params, seed, device)
     return found.suspects, found.members, found.neurons
+
+
+def plot_transplants(
+    suspect_list: pd.DataFrame,
+    suspect_list_members: pd.DataFrame,
+    latents: Latents,
+    images_fit: dict[str, ImageSet],
+    params: RevealParams,
+    seed: int,
+) -> Figure:
+    """Draw images of the first suspects as they exchanged their most relevant part with others of the class."""
+    images, area = images_fit["train/biased"], params.transplant.area
+    return draw_transplants(suspect_list, suspect_list_members, latents, images, area, seed)
 
 
 def compare_properties(images_fit: dict[str, ImageSet]) -> pd.DataFrame:

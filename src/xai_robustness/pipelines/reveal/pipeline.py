@@ -11,6 +11,7 @@ from xai_robustness.pipelines.reveal.nodes import (
     plot_embedding,
     plot_neurons,
     plot_prototypes,
+    plot_transplants,
     reveal_suspects,
     score_suspects,
 )
@@ -42,6 +43,19 @@ def create_pipeline() -> Pipeline:
                 ],
                 ["suspect_list", "suspect_list_members", "suspect_neurons"],
                 name="list_suspects",
+            ),
+            node(
+                plot_transplants,
+                [
+                    "suspect_list",
+                    "suspect_list_members",
+                    "latents",
+                    "images_fit",
+                    "params:reveal",
+                    "params:seed",
+                ],
+                "transplant_figure",
+                name="plot_transplants",
             ),
             node(compare_properties, "images_fit", "label_associations", name="compare_properties"),
             node(
