@@ -204,13 +204,10 @@ def _told(probes: Sequence[_Probe], fold: np.ndarray, x: np.ndarray) -> np.ndarr
 
 
 def _lower_bound(values: np.ndarray, tests: int) -> float:
-    """Lower confidence bound of a mean share, by Student's law, one of `tests` that hold together [Dunn1961].
-
-    What goes beyond the other side counts as what falls short of it.
-    """
+    """Lower confidence bound of a mean share, by Student's law, one of `tests` that hold together [Dunn1961]."""
     error = float(values.std(ddof=1)) / np.sqrt(len(values))
     quantile = stats.t.ppf(1 - (1 - CONFIDENCE) / tests, len(values) - 1)
-    return float(1 - abs(1 - values.mean()) - quantile * error)
+    return float(values.mean() - quantile * error)
 
 
 def transplant_all(
