@@ -232,7 +232,8 @@ def transplant_all(
 
     Returns:
         The list with `transplant` (see `Travelled.share`); flagged is what reaches `TransplantParams.share`, which
-        takes the place of the margin. What is flagged comes first, by what travels; the rest stays in its order. The
+        takes the place of the margin, and is not above 1: where more than the whole difference travels, the part
+        carries something else. What is flagged comes first, by what travels; the rest stays in its order. The
         flagged suspects of a class, the places or looks of one artifact, come as one more before its parts, `joined
         <class>`, with the values of the first. Its samples are those that all layers tell, out of fold, once they have
         been fitted to the union of the sides that something travelled from; here every test stands for itself.
@@ -247,9 +248,9 @@ def transplant_all(
         inside = np.isin(ids[rows], members.loc[members["name"] == row["name"], "sample_id"])
         found = transplants.travelled(rows, row["view"], inside, len(tried))
         table.loc[at, "transplant"] = found.share
-        if found.alone >= params.transplant.share:
+        if params.transplant.share <= found.alone <= 1:
             parts.setdefault(row["class"], []).append(ids[rows[found.inside]])
-    table["flagged"] = table["transplant"] >= params.transplant.share
+    table["flagged"] = table["transplant"].between(params.transplant.share, 1)
     flagged = table[table["flagged"]].sort_values("transplant", ascending=False, kind="stable")
     first, sides = [], []
     for c in flagged["class"].unique():
