@@ -61,7 +61,7 @@ class RevealParams(Params):
         0, ge=0, le=16, description="clusters that stand apart one after the other and make one suspect; 0: none do"
     )
     n_components: int = Field(20, ge=1, description="principal components in which separation is measured")
-    n_null: int = Field(2, ge=1, le=200, description="structureless sets that give the reference for a separation")
+    n_null: int = Field(6, ge=1, le=200, description="structureless sets that give the reference for a separation")
     variant: str = Field("total", description="what of the input heatmaps is compared, a variant of SpRAy")
     prototypes: int = Field(4, ge=0, description="prototypes of each class in the last layer; 0: none")
     suspicion: SuspicionParams = Field(default_factory=SuspicionParams, description="the one list of all suspects")
