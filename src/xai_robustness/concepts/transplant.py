@@ -8,6 +8,7 @@ subgroup differs all over the image, and little travels. Regions are exchanged a
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -89,10 +90,14 @@ class Transplants:
                 f"The images parameter of Transplants must hold the {len(ids)} samples of the latents at the size of "
                 f"their heatmaps, {maps.shape[1:]}. Got {len(here)} of them at {size} instead; run preprocessing again."
             )
-        self._image_rows, self._positions = there, size
-        steps = [maps[start : start + params.batch_size] for start in range(0, len(maps), params.batch_size)]
-        packed = [np.packbits(most_relevant(some, params.area).reshape(len(some), -1), axis=1) for some in steps]
-        self._packed = np.concatenate(packed)
+        self._image_rows, self._positions, self._maps = there, size, maps
+
+    @cached_property
+    def _packed(self) -> np.ndarray:
+        """The part of every image, as bits."""
+        steps = range(0, len(self._maps), self.params.batch_size)
+        parts = (most_relevant(self._maps[at : at + self.params.batch_size], self.params.area) for at in steps)
+        return np.concatenate([np.packbits(some.reshape(len(some), -1), axis=1) for some in parts])
 
     def travelled(
         self, rows: Int[np.ndarray, " n"], view: str, inside: Bool[np.ndarray, " n"], tests: int = 1
