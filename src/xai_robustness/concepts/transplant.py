@@ -253,7 +253,7 @@ def transplant_all(
         inside = np.isin(ids[rows], members.loc[members["name"] == row["name"], "sample_id"])
         found = transplants.travelled(rows, row["view"], inside, len(tried))
         table.loc[at, "transplant"] = found.share
-        if params.transplant.share <= found.alone <= 1:
+        if found.alone >= params.transplant.share and found.share <= 1:
             parts.setdefault(row["class"], []).append(ids[rows[found.inside]])
     table["flagged"] = table["transplant"].between(params.transplant.share, 1)
     flagged = table[table["flagged"]].sort_values("transplant", ascending=False, kind="stable")
