@@ -116,7 +116,7 @@ class Transplants:
         fold = rng.permutation(len(x)) % 2
         if any(min(inside[fold == f].sum(), (~inside)[fold == f].sum()) < 2 for f in (0, 1)):
             return Travelled(float("nan"), float("nan"), inside)
-        probes = [_Probe.fit(x[fold != f], inside[fold != f]) for f in (0, 1)]
+        probes = _cross_fitted(x, inside, fold)
         own = _told(probes, fold, x)
         if auroc(own, inside) < TOLD:
             return Travelled(float("nan"), float("nan"), inside)
@@ -199,8 +199,13 @@ def _told_by_all_layers(
     told = []
     for layer in layers:
         x = np.asarray(latents.activations("train", layer, "max")[rows], np.float64)
-        told.append(_told([_Probe.fit(x[fold != f], inside[fold != f]) for f in (0, 1)], fold, x))
+        told.append(_told(_cross_fitted(x, inside, fold), fold, x))
     return np.asarray(np.mean(told, axis=0))
+
+
+def _cross_fitted(x: np.ndarray, inside: np.ndarray, fold: np.ndarray) -> list[_Probe]:
+    """A probe for each of two folds, fitted on the other."""
+    return [_Probe.fit(x[fold != f], inside[fold != f]) for f in (0, 1)]
 
 
 def _told(probes: Sequence[_Probe], fold: np.ndarray, x: np.ndarray) -> np.ndarray:
