@@ -13,16 +13,20 @@ from xai_robustness.models.layers import Normalize, ResidualBlock
 
 
 def tiny_stages(channels: int, n_classes: int, stem: str = "small") -> "OrderedDict[str, nn.Module]":
-    """A residual net with stages like ResNet's, small enough for matrices."""
-    shortcut = nn.Sequential(nn.Conv2d(4, 6, 1, 2, bias=False), nn.BatchNorm2d(6))
+    """A residual net with stages like ResNet's, small enough for matrices.
+
+    The strided shortcut has 8 inputs: with a number that is no multiple of 8, torch's kernel for AVX2 (oneDNN's 1 x 1
+    convolution, backward, channels last, as grey images lie) writes beyond its memory.
+    """
+    shortcut = nn.Sequential(nn.Conv2d(8, 6, 1, 2, bias=False), nn.BatchNorm2d(6))
     narrow = nn.Sequential(nn.Conv2d(6, 8, 1, bias=False), nn.BatchNorm2d(8))
     return OrderedDict(
-        conv1=nn.Conv2d(channels, 4, 3, stride=1, padding=1, bias=False),
-        bn1=nn.BatchNorm2d(4),
+        conv1=nn.Conv2d(channels, 8, 3, stride=1, padding=1, bias=False),
+        bn1=nn.BatchNorm2d(8),
         relu=nn.ReLU(),
         maxpool=nn.MaxPool2d(2),
-        layer1=nn.Sequential(ResidualBlock(BasicBlock(4, 4))),
-        layer2=nn.Sequential(ResidualBlock(BasicBlock(4, 6, 2, shortcut))),
+        layer1=nn.Sequential(ResidualBlock(BasicBlock(8, 8))),
+        layer2=nn.Sequential(ResidualBlock(BasicBlock(8, 6, 2, shortcut))),
         layer3=nn.Sequential(ResidualBlock(Bottleneck(6, 2, downsample=narrow))),  # widens its 2 by 4
         layer4=nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()),
         avgpool=nn.AdaptiveAvgPool2d(1),

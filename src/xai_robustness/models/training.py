@@ -36,6 +36,7 @@ from xai_robustness.models.modes import borrow
 from xai_robustness.models.objective import SCORES, loss_for, scores
 from xai_robustness.models.phases import Phases
 from xai_robustness.models.pretrained import weights_file
+from xai_robustness.models.small_maps import products_for_small_maps
 from xai_robustness.models.training_params import TrainingParams as TrainingParams
 from xai_robustness.models.training_params import plateau_factor
 from xai_robustness.models.transforms import Mixing, Transforms
@@ -186,7 +187,8 @@ class _Run:
         """Train from the last saved epoch to the end; returns the history."""
         state = self._resume(folder)
         total = self.params.total_epochs * len(self.train)
-        with progress(total, "train", done=state.epoch * len(self.train)) as bar:
+        bar = progress(total, "train", done=state.epoch * len(self.train))
+        with products_for_small_maps(self.model), bar:
             while state.epoch < self.params.total_epochs and not self._stalled(state):
                 epoch = state.epoch + 1
                 rows = {"train": self._train_epoch(epoch, bar, self._reduction(state)), "val": self._validate()}
