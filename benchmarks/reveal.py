@@ -31,8 +31,7 @@ from xai_robustness.concepts.transplant import transplant_all
 from xai_robustness.models.checkpoint import load_model
 
 RESULTS = Path(__file__).parent / "results" / "reveal.json"
-PARAMS = RevealParams(n_null=6, layout="eigenvectors", join=8, suspicion=SuspicionParams(n_null=6, level=0.05))
-"""What is flagged has a false-discovery rate of 5 % against Gaussian data; set after a look at one development cell."""
+PARAMS = RevealParams(layout="eigenvectors", suspicion=SuspicionParams(n_null=6))
 
 KINDS = ("all", "cluster", "neurons")
 
@@ -67,8 +66,8 @@ def judge(cell: Cell, folder: Path, device: str) -> dict[str, object]:
 def _is_hit(row, listed, latents, ids, classes, truth) -> bool:
     own = classes == row["class"]
     if row["kind"] == "neurons":
-        x = latents.activations("train", row["view"], "max")[own]
-        return is_neuron_hit(pooled_activation({row["view"]: x}, listed.neurons, row["name"]), truth[own])
+        x = {layer: latents.activations("train", layer, "max")[own] for layer in latents.layers}
+        return is_neuron_hit(pooled_activation(x, listed.neurons, row["name"]), truth[own])
     inside = np.isin(ids[own], listed.members.loc[listed.members["name"] == row["name"], "sample_id"])
     return row["kind"] == "cluster" and is_cluster_hit(inside, truth[own])
 

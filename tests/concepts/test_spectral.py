@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from pydantic import ValidationError
-from tests.concepts.conftest import FakeLatents
 from tests.reference import concepts as naive
 
 from xai_robustness.concepts.spectral import (
@@ -14,7 +13,6 @@ from xai_robustness.concepts.spectral import (
     find_suspects,
 )
 from xai_robustness.concepts.suspect_evaluation import EVALUATION_COLUMNS, Z_95, evaluate_suspects, wilson_interval
-from xai_robustness.concepts.suspicion import is_cluster_hit
 from xai_robustness.types import InputError
 
 PARAMS = RevealParams(n_neighbors=15, n_clusters=(2, 3), layout="eigenvectors", min_size=8, n_null=1)
@@ -60,33 +58,6 @@ def test_suspects_overlap_less_than_the_limit_and_views_can_be_chosen(latents):
     sets = [set(group["sample_id"]) for _, group in members.groupby("suspect")]
     for i, a in enumerate(sets):
         assert all(len(a & b) / len(a | b) < PARAMS.max_overlap for b in sets[:i])
-
-
-def test_an_artifact_of_several_looks_is_one_suspect():
-    class Looks(FakeLatents):
-        def relevances(self, split, layer, pool):
-            x = self._rng(split, layer, "relevances").normal(size=(self.sizes[split], 24)) + 1
-            for i, row in enumerate(np.flatnonzero(self.has_artifact(split))):
-                x[row, 6 * (i % 3) : 6 * (i % 3) + 4] += 8.0
-            return x
-
-    latents = Looks(rate=0.6)
-    own = latents.labels("train") == 0
-    ids, artifact = latents.sample_ids("train")[own], latents.has_artifact("train")[own]
-    params = RevealParams(n_neighbors=10, layout="eigenvectors", min_size=6, n_null=2, views=("latent",))
-    found = {}
-    for join in (0, 2, 8):
-        suspects, members, _ = find_suspects(latents, params.model_copy(update={"join": join}), seed=0)
-        first = members[members["suspect"] == suspects["suspect"].iloc[0]]["sample_id"]
-        found[join] = np.isin(ids, first)
-        assert suspects["class"].iloc[0] == 0
-    assert (found[8] == artifact).all() and not is_cluster_hit(found[0], artifact)
-    assert found[0].sum() < found[2].sum() < found[8].sum()
-
-
-def test_nothing_is_joined_without_an_artifact(clean_latents):
-    found = find_suspects(clean_latents, PARAMS, 0)[0]
-    assert found.equals(find_suspects(clean_latents, PARAMS.model_copy(update={"join": 8}), 0)[0])
 
 
 def test_large_classes_are_sampled_and_small_ones_left_out(latents):

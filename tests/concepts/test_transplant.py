@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import stats
 from torch import nn
 
 from xai_robustness.concepts.spectral import RevealParams
@@ -15,15 +16,18 @@ from xai_robustness.concepts.suspicion import (
     NEURON_COLUMNS,
     Lists,
     TransplantParams,
+    pooled_activation,
 )
-from xai_robustness.concepts.transplant import Transplants, transplant_all
+from xai_robustness.concepts.transplant import CARRYING, Split, Transplants, Travelled, most_relevant, transplant_all
 from xai_robustness.datasets.base import DatasetInfo, ImageSet
+from xai_robustness.metrics.ranking import auroc
 from xai_robustness.models.taps import pool, tap
 from xai_robustness.types import InputError
 
 N, SIDE = 120, 20
 INFO = DatasetInfo("made", ("one", "other"), "binary-class", 1)
-PARAMS = RevealParams(min_size=8)
+PARAMS = RevealParams(min_size=8, n_neighbors=10)
+ROWS = np.arange(80)
 
 
 @dataclass
@@ -40,6 +44,9 @@ class Explained:
         with torch.no_grad(), tap(self.model_, [layer]) as outputs:
             self.model_(self.images.tensor(slice(None)))
         return pool(outputs[layer], how).numpy()
+
+    def relevances(self, split, layer, how):
+        return self.activations(split, layer, "max")
 
     def heatmaps(self, split):
         return self.maps
@@ -71,42 +78,87 @@ def made(kind: str, seed: int = 0) -> tuple[Explained, np.ndarray]:
 
 
 def surgeon(latents: Explained, **changes) -> Transplants:
-    return Transplants(latents, latents.model_, latents.images, TransplantParams(**changes), seed=0)
+    return Transplants(latents, ROWS, latents.model_, latents.images, TransplantParams(**changes), seed=0)
+
+
+def most(found: list[Travelled]) -> Travelled:
+    return max(found, key=lambda one: one.share)
 
 
 def test_a_mark_travels_and_a_subgroup_does_not():
-    rows = np.arange(80)
     latents, carriers = made("mark")
-    mark = surgeon(latents).travelled(rows, "0", carriers)
-    assert mark.share > 0.8 and (mark.inside == carriers).all()
-    turned = surgeon(latents).travelled(rows, "input", ~carriers)
-    assert turned.share > 0.8 and (turned.inside == carriers).all()
+    for inside in (carriers, ~carriers):
+        mark = most(surgeon(latents).travelled(Split("0", inside, 3.0)))
+        assert mark.share > 0.8 and (mark.inside == carriers).all() and mark.distance == 3 * mark.share
     latents, subgroup = made("subgroup")
-    assert surgeon(latents).travelled(rows, "0", subgroup).share < TransplantParams().share
-    whole = surgeon(latents, area=1 - 1e-9).travelled(rows, "0", subgroup)
-    assert 0.8 < whole.share <= 1.1  # whole images change sides, and all of the difference with them
+    assert most(surgeon(latents).travelled(Split("0", subgroup, 3.0))).share < 0.5
+    whole = surgeon(latents, area=1 - 1e-9).travelled(Split("0", subgroup, 3.0))
+    assert all(0.8 < one.share <= 1 for one in whole)  # whole images change sides, and all of the difference with them
 
 
 def test_a_part_elsewhere_carries_nothing():
     latents, carriers = made("mark")
     latents.maps = np.roll(latents.maps, SIDE // 2, axis=(1, 2))
-    rows = np.arange(80)
-    elsewhere = surgeon(latents, area=25 / SIDE**2).travelled(rows, "0", carriers)
-    assert elsewhere.share < 0.3
+    assert most(surgeon(latents, area=25 / SIDE**2).travelled(Split("0", carriers, 3.0))).share < 0.3
+
+
+def test_every_sample_gives_its_part_to_others_and_the_layer_sees_it():
+    latents, _ = made("mark")
+    found = surgeon(latents, partners=3, batch_size=7)
+    assert (np.bincount(found.donors) == 3).all() and (np.bincount(found.takers) == 3).all()
+    assert (found.donors != found.takers).all()
+    images = latents.images.tensor(slice(None))
+    for pair in (0, 100, 239):
+        donor, taker = found.donors[pair], found.takers[pair]
+        part = torch.from_numpy(most_relevant(latents.maps[[donor]], 0.1))
+        without, with_ = images[donor].clone(), images[taker].clone()
+        without[part], with_[part] = images[taker][part], images[donor][part]
+        with torch.no_grad():
+            seen = latents.model_[0](torch.stack([without, with_])).amax((2, 3)).numpy()
+        np.testing.assert_allclose(np.stack([found.without["0"][pair], found.with_["0"][pair]]), seen, atol=1e-5)
+
+
+def test_bounds_are_those_of_donors_told_out_of_fold(monkeypatch):
+    """The share by hand, from a probe that is one neuron: means by donor, Student's and Welch's errors."""
+    latents, carriers = made("mark")
+    found = surgeon(latents)
+    probe = staticmethod(lambda x, inside: lambda values: values[:, 3])
+    monkeypatch.setattr("xai_robustness.concepts.transplant._Probe.fit", probe)
+    monkeypatch.setattr("xai_robustness.concepts.transplant.TOLD", 0.0)
+    own = found.own["0"][:, 3].astype(float)
+    gap = own[carriers].mean() - own[~carriers].mean()
+    losses, gains, usual = [], [], []
+    for donor in ROWS:
+        pairs = [i for i in range(len(found.donors)) if found.donors[i] == donor and not carriers[found.takers[i]]]
+        gained = [(found.with_["0"][i, 3] - own[found.takers[i]]) / gap for i in pairs]
+        if pairs and carriers[donor]:
+            losses.append(np.mean([(own[donor] - found.without["0"][i, 3]) / gap for i in pairs]))
+            gains.append(np.mean(gained))
+        elif pairs:
+            usual.append(np.mean(gained))
+
+    def bound(mean, error, n):
+        return mean - stats.t.ppf(0.95, n - 1) * error
+
+    lost = bound(np.mean(losses), stats.sem(losses), len(losses))
+    error = np.hypot(stats.sem(gains), stats.sem(usual))
+    gain = bound(np.mean(gains) - np.mean(usual), error, min(len(gains), len(usual)))
+    (one,) = [t for t in found.travelled(Split("0", carriers, 1.0)) if (t.inside == carriers).all()]
+    assert one.alone == pytest.approx(min(1.0, lost, gain), rel=1e-6) and one.share < one.alone
 
 
 def test_what_activations_do_not_tell_is_not_tried():
     latents, _ = made("mark")
     rng = np.random.default_rng(1)
-    assert np.isnan(surgeon(latents).travelled(np.arange(80), "0", rng.random(80) < 0.4).share)
-    assert np.isnan(surgeon(latents).travelled(np.arange(80), "0", np.arange(80) < 1).share)
+    assert surgeon(latents).travelled(Split("0", rng.random(80) < 0.4, 3.0)) == []
+    assert surgeon(latents).travelled(Split("0", ROWS < 1, 3.0)) == []
 
 
 def test_the_model_is_given_back_as_it_was():
-    latents, carriers = made("mark")
+    latents, _ = made("mark")
     before = {key: value.clone() for key, value in latents.model_.state_dict().items()}
     latents.model_.train()
-    surgeon(latents).travelled(np.arange(80), "0", carriers)
+    surgeon(latents)
     assert latents.model_.training and all(w.requires_grad for w in latents.model_.parameters())
     assert all(torch.equal(value, before[key]) for key, value in latents.model_.state_dict().items())
     assert not any(module._forward_hooks for module in latents.model_.modules())
@@ -117,58 +169,63 @@ def test_samples_without_an_image_are_refused():
     latents.images = latents.images.subset(np.arange(50))
     one = Explained(latents.model_, made("mark")[0].images, latents.maps)
     with pytest.raises(InputError, match="Got 50 of them"):
-        Transplants(one, one.model_, latents.images, TransplantParams(), seed=0)
+        Transplants(one, ROWS, one.model_, latents.images, TransplantParams(), seed=0)
 
 
-def listed(latents: Explained, clusters: dict[str, np.ndarray], q: float = 0.01) -> Lists:
+def listed(clusters: dict[str, np.ndarray], view: str = "0") -> Lists:
     rows = [
-        {"kind": "cluster", "name": name, "class": 0, "view": "0", "size": len(own), "ratio": 2.0, "q_value": q}
+        {"kind": "cluster", "name": name, "class": 0, "view": view, "size": len(own), "statistic": 5.0, "ratio": 2.0}
         for name, own in clusters.items()
     ]
     table = pd.DataFrame(rows, columns=list(LIST_COLUMNS)).astype({"transplant": float})
     table["flagged"], table["place"] = True, range(1, len(table) + 1)
-    members = [pd.DataFrame({"name": n, "sample_id": own + 7, "typical": 1.0}) for n, own in clusters.items()]
+    members = [pd.DataFrame(columns=list(LIST_MEMBER_COLUMNS))]
+    members += [pd.DataFrame({"name": n, "sample_id": own + 7, "typical": 1.0}) for n, own in clusters.items()]
     none = pd.DataFrame(columns=list(NEURON_COLUMNS))
     return Lists(table, pd.concat(members)[list(LIST_MEMBER_COLUMNS)], none)
 
 
+def all_transplants(kind: str, lists: Lists, params: RevealParams = PARAMS) -> tuple[Lists, Explained, np.ndarray]:
+    latents, carriers = made(kind)
+    return transplant_all(lists, latents, latents.model_, latents.images, params, 0), latents, carriers
+
+
 def test_what_travels_leads_the_list_and_is_joined():
-    latents, carriers = made("mark")
-    rng = np.random.default_rng(2)
-    parts = {
-        "noise": np.flatnonzero(rng.random(80) < 0.3),
-        "some": np.arange(14),
-        "others": np.arange(10, 24),
-    }
-    found = transplant_all(
-        listed(latents, parts), latents, latents.model_, latents.images, PARAMS, seed=0, device="cpu"
-    )
+    noise = np.flatnonzero(np.random.default_rng(2).random(80) < 0.3)
+    parts = {"noise": noise, "some": np.arange(14), "others": np.arange(10, 24)}
+    found, latents, carriers = all_transplants("mark", listed(parts))
     table = found.suspects
     assert list(table.columns) == list(LIST_COLUMNS) and table["place"].tolist() == [1, 2, 3, 4]
     assert table["name"].iloc[0] == "joined 0" and set(table["name"].iloc[1:3]) == {"some", "others"}
-    assert table["flagged"].tolist() == [True, True, True, False]
-    members = found.members.loc[found.members["name"] == "joined 0", "sample_id"].to_numpy()
-    assert len(members) == table["size"].iloc[0]
-    inside = np.isin(np.arange(80) + 7, members)
+    assert table["flagged"].tolist() == [True, True, True, False] and table["size"].iloc[0] == CARRYING
+    assert (found.neurons["name"] == "joined 0").all() and len(found.neurons) == CARRYING
+    pooled = pooled_activation({"0": latents.activations("train", "0", "max")[:80]}, found.neurons, "joined 0")
+    assert auroc(pooled, carriers) > 0.99
+    members = found.members.loc[found.members["name"] == "joined 0"]
+    inside = np.isin(ROWS + 7, members["sample_id"])
     assert inside[carriers].mean() > 0.9 and inside[~carriers].mean() < 0.05
+    assert members["typical"].is_monotonic_decreasing
 
 
-def test_what_is_above_the_level_is_not_tried():
-    latents, _ = made("mark")
-    found = transplant_all(
-        listed(latents, {"some": np.arange(24)}, q=0.2), latents, latents.model_, latents.images, PARAMS, 0
-    )
+def test_clusters_that_the_list_leaves_out_are_tried_too():
+    found, _, _ = all_transplants("mark", listed({}))
+    assert found.suspects["name"].tolist() == ["joined 0"] and found.suspects["flagged"].all()
+
+
+def test_a_subgroup_is_not_flagged_nor_joined():
+    found, _, _ = all_transplants("subgroup", listed({"darker": np.arange(24)}))
+    assert found.suspects["name"].tolist() == ["darker"] and not found.suspects["flagged"].any()
+    assert np.isfinite(found.suspects["transplant"]).all()
+
+
+def test_clusters_of_input_heatmaps_are_not_tried():
+    params = PARAMS.model_copy(update={"transplant": TransplantParams(distance=1e9)})
+    found, _, _ = all_transplants("mark", listed({"some": np.arange(24)}, "input"), params)
     assert found.suspects["transplant"].isna().all() and not found.suspects["flagged"].any()
-    assert found.suspects["name"].tolist() == ["some"]
-
-
-def test_too_few_pairs_are_refused():
-    with pytest.raises(ValueError, match="at least 10"):
-        TransplantParams(pairs=3)
 
 
 def test_more_tests_ask_for_more():
     latents, carriers = made("mark")
-    rows = np.arange(80)
-    one, many = (surgeon(latents).travelled(rows, "0", carriers, tests) for tests in (1, 50))
+    latents.maps += 0.3 * np.random.default_rng(5).random(latents.maps.shape, np.float32)
+    one, many = (most(surgeon(latents, area=0.04).travelled(Split("0", carriers, 3.0), n)) for n in (1, 50))
     assert many.share < one.share <= one.alone and many.alone == one.alone

@@ -1,7 +1,7 @@
 """Reveal: suspects are clusters of samples of one class whose relevances stand apart from the rest (SpRAy)."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -16,7 +16,7 @@ from xai_robustness.concepts.embedding import (
     two_dimensional,
 )
 from xai_robustness.concepts.neuron_views import NeuronParams
-from xai_robustness.concepts.samples import LatentsReader, sample_table
+from xai_robustness.concepts.samples import LatentsReader
 from xai_robustness.concepts.separability import (
     fisher_projection,
     gaussian_null,
@@ -36,8 +36,6 @@ SUSPECT_COLUMNS = ("suspect", "rank", "class", "view", "size", "score", "separat
     "reference",
 )
 MEMBER_COLUMNS = ("suspect", "sample_id", "outlier_score")
-PART = 0.9
-"""Share of a cluster's members inside a union from which it is a part of it."""
 
 
 class RevealParams(Params):
@@ -57,9 +55,6 @@ class RevealParams(Params):
     max_overlap: float = Field(0.5, ge=0, le=1, description="Jaccard index from which two suspects count as one")
     views: tuple[Literal["input", "latent"], ...] = Field(("input", "latent"), min_length=1)
     layers: tuple[str, ...] = Field((), description="layers of the latent view; empty: every layer of the latents")
-    join: int = Field(
-        0, ge=0, le=16, description="clusters that stand apart one after the other and make one suspect; 0: none do"
-    )
     n_components: int = Field(20, ge=1, description="principal components in which separation is measured")
     n_null: int = Field(6, ge=1, le=200, description="structureless sets that give the reference for a separation")
     variant: str = Field("total", description="what of the input heatmaps is compared, a variant of SpRAy")
@@ -112,7 +107,6 @@ class _Candidate:
     null: tuple[float, ...]
     embedding: Embedding
     gap: float
-    joined: bool = False
 
     @property
     def null_separation(self) -> float:
@@ -136,12 +130,7 @@ def find_suspects(
     `separation` from the rest of its class. `score` is that separation in units of the best one that the same
     procedure finds in Gaussian samples of the same covariance, which have no clusters (the idea of [Liu2008]): a score
     of 1 is what chance gives; `p_value` is their tail beyond it (see `significance.extreme_p`).
-    Suspects are ranked by score; one that mostly repeats a better one is left out. With `join`, the clusters of a class
-    that stand apart one after the other come as one suspect, which takes the place of the best of them: an artifact in
-    several places, or of several looks, makes several clusters. In each view the best one is set aside (of a split, the
-    side that other classes do not resemble), the search goes on among the rest, and the union over the views is the
-    suspect. What stands apart less than `suspicion.margin` times the best cluster of the other classes
-    (`significance.reference_of_others`) is not joined; with a single class nothing is.
+    Suspects are ranked by score; one that mostly repeats a better one is left out.
 
     Args:
         latents: of the biased train split.
@@ -158,9 +147,7 @@ def find_suspects(
     for c in candidates:
         largest[c.embedding.class_index] = max(c.separation, largest.get(c.embedding.class_index, 0.0))
     reference = reference_of_others(largest)
-    if params.join:
-        candidates += _unions(latents, candidates, reference, params, seed)
-    candidates.sort(key=lambda c: (-c.score, not c.joined, c.inside.sum(), c.embedding.class_index, c.embedding.view))
+    candidates.sort(key=lambda c: (-c.score, c.inside.sum(), c.embedding.class_index, c.embedding.view))
     kept = _distinct(candidates, params)
     rows = [_suspect_row(i, c, reference[c.embedding.class_index]) for i, c in enumerate(kept)]
     suspects = pd.DataFrame(rows, columns=list(SUSPECT_COLUMNS))
@@ -181,6 +168,18 @@ def class_views(
         for c, chosen in rows.items():
             if len(chosen) >= 2 * params.min_size:
                 yield c, view, ids[chosen], make(values[chosen])
+
+
+def clusters_of_layers(
+    latents: LatentsReader, params: RevealParams, seed: int
+) -> Iterator[tuple[int, str, np.ndarray, float]]:
+    """Every cluster that the search finds in the layers: class, layer, whether a sample is inside (N,), separation.
+
+    The samples are those of `rows_of_classes`.
+    """
+    for c, view, _, features in class_views(latents, params.model_copy(update={"views": ("latent",)}), seed):
+        for inside, _, distance in _separated(features, params, seed)[2]:
+            yield c, view, inside, distance
 
 
 def rows_of_classes(latents: LatentsReader, params: RevealParams, seed: int) -> dict[int, np.ndarray]:
@@ -223,95 +222,13 @@ def _separated(
     return (values, embedding), gap, found
 
 
-def _unions(
-    latents: LatentsReader, candidates: list[_Candidate], reference: dict[int, float], params: RevealParams, seed: int
-) -> list[_Candidate]:
-    """For each class the union of what is set aside in its views; it stands where the class's best candidate does."""
-    best: dict[int, _Candidate] = {}
-    first: dict[tuple[int, str], _Candidate] = {}
-    for candidate in candidates:
-        c, view = candidate.embedding.class_index, candidate.embedding.view
-        best[c] = max(best.get(c, candidate), candidate, key=lambda one: one.score)
-        first[c, view] = max(first.get((c, view), candidate), candidate, key=lambda one: one.separation)
-    aside: dict[int, np.ndarray] = {}
-    shown: dict[int, np.ndarray] = {}
-    for c, view, ids, features in class_views(latents, params, seed):
-        if c in best and view == best[c].embedding.view:
-            shown[c] = features
-        bar = params.suspicion.margin * reference.get(c, np.inf)
-        if (c, view) in first and first[c, view].separation >= bar:
-            tell = _Tell(latents, c, latents.layers[-1] if view == "input" else view, ids)
-            apart = _set_aside(features, first[c, view], bar, tell, params, seed)
-            aside[c] = aside.get(c, np.zeros(len(features), bool)) | apart
-    found = []
-    for c, inside in aside.items():
-        if params.min_size <= inside.sum() <= len(inside) - params.min_size:
-            projection = fisher_projection(principal_components(shown[c], params.n_components), inside)
-            found.append(replace(best[c], inside=inside, projection=projection, joined=True))
-    return found
-
-
-class _Tell:
-    """Tells which side of a split of a class carries what the other classes do not show, by a layer's activations."""
-
-    def __init__(self, latents: LatentsReader, c: int, layer: str, ids: np.ndarray) -> None:
-        table = sample_table(latents, ("train",))
-        own = table["sample_id"].isin(ids).to_numpy() & (table["class"] == c).to_numpy()
-        activations = np.asarray(latents.activations("train", layer, "max"), np.float64)
-        self.own = activations[own]  # in the order of `ids`, which is that of the latents
-        self.others = activations[(table["class"] != c).to_numpy()]
-
-    def side(self, rows: np.ndarray, inside: np.ndarray) -> np.ndarray:
-        """The side of `inside` (over `rows` of the class) on which fewer samples of other classes lie.
-
-        They are told apart halfway between the two means.
-        """
-        a, b = self.own[rows[inside]].mean(0), self.own[rows[~inside]].mean(0)
-        beyond = (self.others - (a + b) / 2) @ (a - b) > 0
-        return inside if 2 * beyond.sum() <= len(beyond) else ~inside
-
-
-def _set_aside(
-    features: np.ndarray, first: _Candidate, bar: float, tell: _Tell, params: RevealParams, seed: int
-) -> np.ndarray:
-    """Set the cluster that stands apart most aside, search among the rest, and so on; bool (N,).
-
-    It ends where no cluster is separated by `bar` and by half of what the first was. Of a split in two the side is set
-    aside that the other classes do not resemble.
-    """
-    left, inside = np.ones(len(features), bool), first.inside
-    for _ in range(params.join):
-        rows = np.flatnonzero(left)
-        left[rows[tell.side(rows, inside)]] = False
-        found = _separated(features[left], params, seed)[2] if left.sum() >= 2 * params.min_size else []
-        inside, _, separation = max(found, key=lambda one: one[2], default=(inside, inside, 0.0))
-        if separation < max(bar, first.separation / 2):
-            break
-    return ~left
-
-
 def _distinct(candidates: list[_Candidate], params: RevealParams) -> list[_Candidate]:
-    """The first `max_suspects` candidates that share less than `max_overlap` with every better one.
-
-    Nor do parts of a union stay, or what is mostly the rest of its class.
-    """
+    """The first `max_suspects` candidates that share less than `max_overlap` with every better one."""
     kept: list[_Candidate] = []
     for candidate in candidates:
-        if len(kept) < params.max_suspects and not any(_repeats(candidate, k, params.max_overlap) for k in kept):
+        if len(kept) < params.max_suspects and all(_jaccard(candidate, k) < params.max_overlap for k in kept):
             kept.append(candidate)
     return kept
-
-
-def _repeats(candidate: _Candidate, better: _Candidate, limit: float) -> bool:
-    """Whether two are mostly the same, or one is a part of a union, or mostly the rest of its class."""
-    if _jaccard(candidate, better) >= limit:
-        return True
-    if not better.joined or candidate.embedding.class_index != better.embedding.class_index:
-        return False
-    shared = np.isin(candidate.members, better.members).mean()
-    rest = np.setdiff1d(better.embedding.sample_ids, better.members, assume_unique=True)
-    outside = np.isin(rest, candidate.members).sum() / len(np.union1d(rest, candidate.members))
-    return bool(shared >= PART or outside >= limit)
 
 
 def _jaccard(a: _Candidate, b: _Candidate) -> float:

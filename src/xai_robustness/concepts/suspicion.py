@@ -7,7 +7,7 @@ from typing import Annotated
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from xai_robustness.concepts.neurons import neuron_sets, null_statistics
 from xai_robustness.concepts.outliers import find_outliers
@@ -16,7 +16,7 @@ from xai_robustness.concepts.separability import latent_features, principal_comp
 from xai_robustness.concepts.significance import benjamini_hochberg, extreme_p, reference_of_others
 from xai_robustness.metrics.ranking import auroc
 from xai_robustness.randomness import numpy_rng
-from xai_robustness.types import NEUTRAL, InputError, Params
+from xai_robustness.types import NEUTRAL, Params
 
 LIST_COLUMNS = ("place", "kind", "name", "class", "view", "size", "statistic", "reference", "ratio", "p_value") + (
     "q_value",
@@ -46,19 +46,16 @@ class SuspicionParams(Params):
 class TransplantParams(Params):
     """How much of each image is exchanged, and how much must travel with it (see `transplant`)."""
 
-    pairs: int = Field(
-        40, ge=0, le=1000, description="pairs of images that exchange a part, at least 10; 0: no transplants"
+    partners: int = Field(
+        4, ge=0, le=100, description="samples of its class to which each gives a part; 0: no transplants"
     )
     area: float = Field(0.1, gt=0, lt=1, description="share of the pixels that is exchanged: the most relevant ones")
-    share: float = Field(0.5, gt=0, le=1, description="share of the difference that must travel, with 95 % confidence")
+    distance: float = Field(
+        2.0,
+        gt=0,
+        description="standard deviations between a suspect and its class that must travel, with 95 % confidence",
+    )
     batch_size: Annotated[int, NEUTRAL] = Field(128, ge=1, description="images that go through the model at once")
-
-    @field_validator("pairs")
-    @classmethod
-    def _enough(cls, pairs: int) -> int:
-        if 0 < pairs < 10:
-            raise InputError(f"The pairs parameter of TransplantParams must be 0 or at least 10. Got {pairs} instead.")
-        return pairs
 
 
 @dataclass(frozen=True)
@@ -225,6 +222,7 @@ def is_neuron_hit(activation: np.ndarray, artifact: Bool[np.ndarray, " n"]) -> b
 def pooled_activation(activations: Mapping[str, np.ndarray], neurons: pd.DataFrame, name: str) -> np.ndarray:
     """Mean standardised activation, with signs, of the neurons of a listed set, over the given samples of its class."""
     own = neurons[neurons["name"] == name]
-    x = np.asarray(activations[own["layer"].iloc[0]][:, own["neuron"].to_numpy()], np.float64)
+    columns = [activations[layer][:, neuron] for layer, neuron in zip(own["layer"], own["neuron"])]
+    x = np.stack(columns, axis=1).astype(np.float64)
     spread = x.std(0)
     return ((x - x.mean(0)) / np.where(spread > 0, spread, 1) * own["sign"].to_numpy()).mean(1)

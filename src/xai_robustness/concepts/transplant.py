@@ -4,11 +4,13 @@ An artifact is added to an image whatever else the image shows. So its carriers 
 most relevant pixels are replaced by those of another image of the class, and that other image gains it. A natural
 subgroup differs all over the image, and little travels. Regions are exchanged as in counterfactual explanations
 [Goyal2019]; here the exchange is a test, of a group of samples against the rest of its class.
+
+Every sample of a class exchanges its part once with a few others, and the layers are kept: that one pass serves every
+split of the class that is tried.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -16,56 +18,89 @@ import torch
 from jaxtyping import Bool, Float, Int
 from scipy import stats
 from scipy.ndimage import gaussian_filter
-from torch import Tensor, nn
+from torch import nn
 
 from xai_robustness.attribution.lean import lean
 from xai_robustness.concepts.directions import balanced_weights, ridge_path
-from xai_robustness.concepts.neurons import best_split
+from xai_robustness.concepts.neurons import best_split, neuron_sets
 from xai_robustness.concepts.samples import LatentsReader, rows_of
-from xai_robustness.concepts.spectral import RevealParams, rows_of_classes
-from xai_robustness.concepts.suspicion import LIST_COLUMNS, Lists, TransplantParams
+from xai_robustness.concepts.spectral import RevealParams, clusters_of_layers, rows_of_classes
+from xai_robustness.concepts.suspicion import (
+    LIST_COLUMNS,
+    LIST_MEMBER_COLUMNS,
+    NEURON_COLUMNS,
+    Lists,
+    TransplantParams,
+    pooled_activation,
+)
 from xai_robustness.datasets.base import ImageSet
 from xai_robustness.metrics.ranking import auroc
 from xai_robustness.models.modes import borrow
 from xai_robustness.models.taps import pool, tap
+from xai_robustness.progress import progress
 from xai_robustness.randomness import numpy_rng
 from xai_robustness.types import InputError
 
 CONFIDENCE = 0.95
 TOLD = 0.9
-"""AUROC, out of fold, at which activations tell a suspect's samples; below it nothing can be seen to travel."""
+"""AUROC, out of fold, at which activations tell the sides of a split; below it nothing can be seen to travel."""
 SMOOTHING = 1 / 28
 """Deviation of the Gaussian that smooths heatmaps before their largest values are taken, in sides of the image."""
 RIDGE = 0.3
-"""Strength of the ridge regression that tells a suspect's samples, for standardised activations and total weight 1."""
+"""Strength of the ridge regression that tells the sides, for standardised activations and total weight 1."""
+SAME = 0.97
+"""Share of the samples in which two splits of a layer agree, either way round, from which one of them is tried."""
+HALF = 0.5
+"""Share of a split's difference that must travel, each test for itself, for its samples to count as carriers."""
+CARRYING = 16
+"""Neurons that are named as those of the carriers."""
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Samples of a class that stand apart from the rest of it.
+
+    Attributes:
+        view: the layer in which they do.
+        inside: bool (N,), over the samples of the class that are searched.
+        distance: from the rest, in standard deviations.
+    """
+
+    view: str
+    inside: Bool[np.ndarray, " n"]
+    distance: float
 
 
 @dataclass(frozen=True, eq=False)
 class Travelled:
-    """What travelled from one side of a split of a class to the other.
+    """What travelled from one side of a split to the other.
 
     Attributes:
-        share: the lower confidence bound of what carriers lose or of what others gain, the smaller of both, as a share
-            of the difference between the sides; NaN where activations do not tell the sides.
-        alone: the same, for this split alone: without the correction for how many are tried.
         inside: bool (N,): the side it travelled from.
+        share: the lower confidence bound of what carriers lose or of what others gain, the smaller of both, as a share
+            of the difference between the sides, at most 1.
+        alone: the same for this split alone: without the correction for how many are tried.
+        distance: standard deviations of the distance that travel: share times the split's distance.
     """
 
+    inside: Bool[np.ndarray, " n"]
     share: float
     alone: float
-    inside: Bool[np.ndarray, " n"]
+    distance: float
 
 
 class Transplants:
-    """Exchanges the most relevant parts of training images and watches a layer.
+    """The samples of one class after they exchanged their most relevant parts, as the layers see them.
 
     Args:
         latents: of the biased train split.
+        rows: (N,) the samples of the class, as rows of the latents.
         model: the classifier of the latents; left as it was.
         images: the images of the train split.
         params: see `TransplantParams`.
         seed: the run's seed.
         device: where the model computes.
+        layers: layers that are looked at; empty: all of the latents.
 
     Raises:
         InputError: an explained sample that is none of the images, or heatmaps of another size.
@@ -74,88 +109,98 @@ class Transplants:
     def __init__(
         self,
         latents: LatentsReader,
+        rows: Int[np.ndarray, " n"],
         model: nn.Module,
         images: ImageSet,
         params: TransplantParams,
         seed: int,
         device: str | torch.device = "cpu",
+        layers: Sequence[str] = (),
     ) -> None:
-        self.latents, self.model, self.images = latents, model, images
-        self.params, self.seed, self.device = params, seed, device
-        ids, maps = latents.sample_ids("train"), latents.heatmaps("train")
-        here, there = rows_of(ids, images.sample_ids)
-        size = tuple(images.image_shape[1:])
-        if len(here) < len(ids) or maps.shape[1:] != size:
-            raise InputError(
-                f"The images parameter of Transplants must hold the {len(ids)} samples of the latents at the size of "
-                f"their heatmaps, {maps.shape[1:]}. Got {len(here)} of them at {size} instead; run preprocessing again."
-            )
-        self._image_rows, self._positions, self._maps = there, size, maps
+        self.layers = tuple(layers) or latents.layers
+        self.own = {layer: np.asarray(latents.activations("train", layer, "max")[rows]) for layer in self.layers}
+        rng = numpy_rng(seed, "transplant", int(latents.targets("train")[rows[0]]))
+        self.fold = rng.permutation(len(rows)) % 2
+        rounds = [rng.permutation(len(rows)) for _ in range(params.partners)]
+        self.donors, self.takers = np.concatenate(rounds), np.concatenate([np.roll(order, 1) for order in rounds])
+        where = _image_rows(latents, rows, images)
+        self._exchange(latents.heatmaps("train")[rows], where, model.to(device), images, params, device)
 
-    @cached_property
-    def _packed(self) -> np.ndarray:
-        """The part of every image, as bits."""
-        steps = range(0, len(self._maps), self.params.batch_size)
-        parts = (most_relevant(self._maps[at : at + self.params.batch_size], self.params.area) for at in steps)
-        return np.concatenate([np.packbits(some.reshape(len(some), -1), axis=1) for some in parts])
+    def _exchange(
+        self,
+        maps: np.ndarray,
+        where: np.ndarray,
+        model: nn.Module,
+        images: ImageSet,
+        params: TransplantParams,
+        device: str | torch.device,
+    ) -> None:
+        """`without` and `with_`, layer -> (pairs,K): donors that lost their part to a taker, and takers that got it."""
+        steps = range(0, len(self.donors), params.batch_size)
+        found: dict[str, list[np.ndarray]] = {layer: [] for layer in self.layers}
+        bar = progress(len(self.donors), "transplants")
+        with borrow(model), torch.inference_mode(), lean(model), tap(model, list(self.layers)) as outputs, bar:
+            for at in steps:
+                donors, takers = (which[at : at + params.batch_size] for which in (self.donors, self.takers))
+                part = torch.from_numpy(most_relevant(maps[donors], params.area))[:, None]
+                given, taking = images.tensor(where[donors]), images.tensor(where[takers])
+                model(torch.cat([torch.where(part, taking, given), torch.where(part, given, taking)]).to(device))
+                for layer in self.layers:
+                    pooled = pool(outputs[layer], "max").float().cpu().numpy()
+                    found[layer].append(pooled.reshape(2, len(donors), -1))
+                bar.update(len(donors))
+        both = {layer: np.concatenate(parts, axis=1) for layer, parts in found.items()}
+        self.without = {layer: values[0] for layer, values in both.items()}
+        self.with_ = {layer: values[1] for layer, values in both.items()}
 
-    def travelled(
-        self, rows: Int[np.ndarray, " n"], view: str, inside: Bool[np.ndarray, " n"], tests: int = 1
-    ) -> Travelled:
-        """What travels between the two sides of samples of one class, in the direction in which it is more.
+    def travelled(self, split: Split, tests: int = 1) -> list[Travelled]:
+        """What travels from each side of a split to the other; empty where activations do not tell the sides.
 
         Args:
-            rows: the samples, as rows of the latents.
-            view: where the sides were found apart: a layer, or "input", for which the last layer stands.
-            inside: which of them are on the first side.
-            tests: suspects that are tried, each in both directions; the confidence holds for all of them together.
+            split: of the samples of the class.
+            tests: splits that are tried, each in both directions; the confidence holds for all of them together.
         """
-        layer = self.latents.layers[-1] if view == "input" else view
-        rng = numpy_rng(self.seed, "transplant", layer)
-        x = np.asarray(self.latents.activations("train", layer, "max")[rows], np.float64)
-        fold = rng.permutation(len(x)) % 2
+        inside, fold = split.inside, self.fold
         if any(min(inside[fold == f].sum(), (~inside)[fold == f].sum()) < 2 for f in (0, 1)):
-            return Travelled(float("nan"), float("nan"), inside)
-        probes = _cross_fitted(x, inside, fold)
-        own = _told(probes, fold, x)
-        if auroc(own, inside) < TOLD:
-            return Travelled(float("nan"), float("nan"), inside)
-        gap = float(own[inside].mean() - own[~inside].mean())
-        swaps = [self._swap(rows, side, rng) for side in (inside, ~inside)]
-        activations = self._activations(torch.cat([images for images, _ in swaps]), layer)
-        told = np.split(_told(probes, fold[np.concatenate([owners for _, owners in swaps])], activations), 6)
+            return []
+        x = self.own[split.view].astype(np.float64)
+        probes = [_Probe.fit(x[fold != f], inside[fold != f]) for f in (0, 1)]
+        told = _told(probes, fold, x)
+        if auroc(told, inside) < TOLD:
+            return []
+        gap = float(told[inside].mean() - told[~inside].mean())
+        lost = told[self.donors] - _told(probes, fold[self.donors], self.without[split.view])
+        gained = _told(probes, fold[self.takers], self.with_[split.view]) - told[self.takers]
         found = []
-        for (_, owners), sign, (lost, gained, usual) in zip(swaps, (1, -1), (told[:3], told[3:])):
-            carriers = owners[: self.params.pairs]
-            scale = sign / gap
-            both = (own[carriers] - lost) * scale, (gained - usual) * scale
-            share, alone = (min(_lower_bound(values, n) for values in both) for n in (2 * tests, 1))
-            found.append(Travelled(share, alone, inside if sign > 0 else ~inside))
-        return max(found, key=lambda one: one.share)
+        for side, scale in ((inside, 1 / gap), (~inside, -1 / gap)):
+            across, among = side[self.donors] & ~side[self.takers], ~side[self.donors] & ~side[self.takers]
+            losses, gains = (self._by_donor(values * scale, across) for values in (lost, gained))
+            usual = self._by_donor(gained * scale, among)
+            if min(len(losses), len(usual)) >= 3:
+                share, alone = (
+                    min(1.0, _lower_bound(losses, None, n), _lower_bound(gains, usual, n)) for n in (2 * tests, 1)
+                )
+                found.append(Travelled(side, share, alone, share * split.distance))
+        return found
 
-    def _swap(self, rows: np.ndarray, inside: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, np.ndarray]:
-        """Carriers that took a part, others that got theirs, others that got one of their own kind; whose they were."""
-        n = self.params.pairs
-        carriers = np.resize(rng.permutation(np.flatnonzero(inside)), n)
-        others, more = (np.resize(rng.permutation(np.flatnonzero(~inside)), n) for _ in range(2))
-        drawn = rows[np.concatenate([carriers, others, more])]
-        needed, places = np.unique(self._image_rows[drawn], return_inverse=True)
-        given, taking, control = self.images.tensor(needed)[places].split(n)
-        bits = np.unpackbits(self._packed[drawn], axis=1, count=int(np.prod(self._positions)))
-        parts = torch.from_numpy(bits.astype(bool)).reshape(len(drawn), 1, *self._positions)
-        part, _, part_of_control = parts.split(n)
-        lost, gained = torch.where(part, taking, given), torch.where(part, given, taking)
-        usual = torch.where(part_of_control, control, taking)
-        return torch.cat([lost, gained, usual]), np.concatenate([carriers, others, others])
+    def _by_donor(self, values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+        """Means over the chosen pairs of each donor that has one: donors are independent, their pairs are not."""
+        count = np.bincount(self.donors[chosen], minlength=len(self.fold))
+        total = np.bincount(self.donors[chosen], values[chosen], minlength=len(self.fold))
+        return np.asarray(total[count > 0] / count[count > 0])
 
-    def _activations(self, images: Tensor, layer: str) -> Float[np.ndarray, "n k"]:
-        found = []
-        model = self.model.to(self.device)
-        with borrow(model), torch.inference_mode(), lean(model), tap(model, [layer]) as outputs:
-            for batch in images.split(self.params.batch_size):
-                model(batch.to(self.device))
-                found.append(pool(outputs[layer], "max").double().cpu())
-        return torch.cat(found).numpy()
+
+def _image_rows(latents: LatentsReader, rows: np.ndarray, images: ImageSet) -> np.ndarray:
+    """Where the explained samples lie among the images."""
+    ids, shape = latents.sample_ids("train"), latents.heatmaps("train").shape
+    here, there = rows_of(ids, images.sample_ids)
+    size = tuple(images.image_shape[1:])
+    if len(here) < len(ids) or shape[1:] != size:
+        raise InputError(
+            f"The images parameter of Transplants must hold the {len(ids)} samples of the latents at the size of "
+            f"their heatmaps, {shape[1:]}. Got {len(here)} of them at {size} instead; run preprocessing again."
+        )
+    return there[rows]
 
 
 def most_relevant(heatmaps: Float[np.ndarray, "n h w"], area: float) -> Bool[np.ndarray, "n h w"]:
@@ -189,35 +234,20 @@ class _Probe:
         return np.asarray((x - self.mean) / self.spread @ self.weights + self.intercept)
 
 
-def _told_by_all_layers(
-    latents: LatentsReader, rows: np.ndarray, inside: np.ndarray, layers: Sequence[str], seed: int
-) -> Float[np.ndarray, " n"]:
-    """Mean over the layers of what probes say out of fold, -1 to 1 about; 0 where a fold has no sample of a side."""
-    fold = numpy_rng(seed, "transplant", "joined").permutation(len(rows)) % 2
-    if any(len(np.unique(inside[fold == f])) < 2 for f in (0, 1)):
-        return np.zeros(len(rows))
-    told = []
-    for layer in layers:
-        x = np.asarray(latents.activations("train", layer, "max")[rows], np.float64)
-        told.append(_told(_cross_fitted(x, inside, fold), fold, x))
-    return np.asarray(np.mean(told, axis=0))
-
-
-def _cross_fitted(x: np.ndarray, inside: np.ndarray, fold: np.ndarray) -> list[_Probe]:
-    """A probe for each of two folds, fitted on the other."""
-    return [_Probe.fit(x[fold != f], inside[fold != f]) for f in (0, 1)]
-
-
 def _told(probes: Sequence[_Probe], fold: np.ndarray, x: np.ndarray) -> np.ndarray:
     """What the probe that was fitted without a sample's fold says of it."""
     return np.where(fold == 0, probes[0](x), probes[1](x))
 
 
-def _lower_bound(values: np.ndarray, tests: int) -> float:
-    """Lower confidence bound of a mean share, by Student's law, one of `tests` that hold together [Dunn1961]."""
-    error = float(values.std(ddof=1)) / np.sqrt(len(values))
-    quantile = stats.t.ppf(1 - (1 - CONFIDENCE) / tests, len(values) - 1)
-    return float(values.mean() - quantile * error)
+def _lower_bound(values: np.ndarray, usual: np.ndarray | None, tests: int) -> float:
+    """Lower confidence bound of a mean, or of its distance from another, one of `tests` that hold together [Dunn1961].
+
+    By Student's law, with the degrees of freedom of the smaller sample.
+    """
+    samples = [values] if usual is None else [values, usual]
+    error = np.sqrt(sum(float(s.var(ddof=1)) / len(s) for s in samples))
+    mean = float(values.mean()) - (0.0 if usual is None else float(usual.mean()))
+    return mean - float(stats.t.ppf(1 - (1 - CONFIDENCE) / tests, min(map(len, samples)) - 1) * error)
 
 
 def transplant_all(
@@ -229,7 +259,10 @@ def transplant_all(
     seed: int,
     device: str | torch.device = "cpu",
 ) -> Lists:
-    """Try every suspect of a list that is below the level, flag those that travel, and join those of one class.
+    """Try every split of every class, flag the suspects that travel, and name the samples and neurons that carry them.
+
+    Tried are the listed clusters and sets of neurons, all other clusters of the search, and the sets of neurons of each
+    layer. Clusters of input heatmaps are not: they tell where relevance lies, and whatever lies there goes along.
 
     Args:
         listed: of `suspicion.rank_all`.
@@ -241,39 +274,107 @@ def transplant_all(
         device: where the model computes.
 
     Returns:
-        The list with `transplant` (see `Travelled.share`); flagged is what reaches `TransplantParams.share`, which
-        takes the place of the margin, and is not above 1: where more than the whole difference travels, the part
-        carries something else. What is flagged comes first, by what travels; the rest stays in its order. The
-        flagged suspects of a class, the places or looks of one artifact, come as one more before its parts, `joined
-        <class>`, with the values of the first. Its samples are those that all layers tell, out of fold, once they have
-        been fitted to the union of the sides that something travelled from; here every test stands for itself.
+        The list with `transplant` (see `Travelled.distance`; undefined for what was not tried); flagged is what reaches
+        `TransplantParams.distance`, which takes the place of the margin. A class where something does has one more
+        entry, `joined <class>`, with the largest distance: an artifact in several places makes several clusters, so
+        each sample counts how much travels from it, over all splits by at least half, and the `CARRYING` neurons that
+        correlate most with that count are a set whose pooled activation orders the samples. Flagged entries come first,
+        then what was tried, each by what travels; the rest stays in its order.
     """
-    transplants = Transplants(latents, model, images, params.transplant, seed, device)
-    ids, classes, drawn = latents.sample_ids("train"), latents.targets("train"), rows_of_classes(latents, params, seed)
-    table, members = listed.suspects.copy(), listed.members
-    parts: dict[int, list[np.ndarray]] = {}
-    tried = table[(table["kind"] != "sample") & (table["q_value"] < params.suspicion.level)]
-    for at, row in tried.iterrows():
-        rows = drawn[row["class"]] if row["kind"] == "cluster" else np.flatnonzero(classes == row["class"])
-        inside = np.isin(ids[rows], members.loc[members["name"] == row["name"], "sample_id"])
-        found = transplants.travelled(rows, row["view"], inside, len(tried))
-        table.loc[at, "transplant"] = found.share
-        if found.alone >= params.transplant.share and found.share <= 1:
-            parts.setdefault(row["class"], []).append(ids[rows[found.inside]])
-    table["flagged"] = table["transplant"].between(params.transplant.share, 1)
-    flagged = table[table["flagged"]].sort_values("transplant", ascending=False, kind="stable")
-    first, sides = [], []
-    for c in flagged["class"].unique():
-        own, rows, name = flagged[flagged["class"] == c], np.flatnonzero(classes == c), f"joined {c}"
-        union = np.isin(ids[rows], np.concatenate(parts[c]))
-        told = _told_by_all_layers(latents, rows, union, params.layers or latents.layers, seed)
-        inside, _ = best_split(told, params.min_size)
-        if inside.any():
-            first.append(own.iloc[:1].assign(kind="cluster", name=name, size=int(inside.sum())))
-            side = pd.DataFrame({"name": name, "sample_id": ids[rows][inside], "typical": told[inside]})
-            sides.append(side.sort_values("typical", ascending=False, kind="stable"))
-    table = pd.concat([*first, table], ignore_index=True)
-    ahead = table["transplant"].where(table["flagged"], -np.inf)
-    table = table.loc[ahead.sort_values(ascending=False, kind="stable").index].reset_index(drop=True)
+    table, members, neurons = listed.suspects.copy(), [listed.members], [listed.neurons]
+    layers = tuple(params.layers) or latents.layers
+    splits = _splits_of_classes(latents, layers, params, seed)
+    first = []
+    for c, rows in rows_of_classes(latents, params, seed).items():
+        own = table[(table["class"] == c) & (table["kind"] != "sample") & table["view"].isin(layers)]
+        known = _listed_splits(own, listed.members, latents.sample_ids("train")[rows])
+        tried = [*known, *_new(splits.get(c, []), known)]
+        if not tried:
+            continue
+        transplants = Transplants(latents, rows, model, images, params.transplant, seed, device, layers)
+        found = [transplants.travelled(split, len(tried)) for split in tried]
+        largest = np.array([max((one.distance for one in both), default=np.nan) for both in found])
+        table.loc[own.index, "transplant"] = largest[: len(own)]
+        if np.nanmax(largest, initial=0.0) >= params.transplant.distance:
+            best, name = int(np.nanargmax(largest)), f"joined {c}"
+            carrying = _carrying(transplants.own, _count([one for both in found for one in both]), name, int(c))
+            samples = _split_by(carrying, latents, int(c), params.min_size)
+            row = {"kind": "neurons", "name": name, "class": c, "view": tried[best].view, "size": len(carrying)}
+            first.append(pd.DataFrame([row | {"statistic": tried[best].distance, "transplant": largest[best]}]))
+            members.append(samples)
+            neurons.append(carrying)
+    table = _stacked([*first, table]).reindex(columns=list(LIST_COLUMNS))
+    table["flagged"] = table["transplant"] >= params.transplant.distance
+    order = table["transplant"].sort_values(ascending=False, kind="stable", na_position="last").index
+    table = table.loc[order].reset_index(drop=True)
     table["place"] = np.arange(1, len(table) + 1)
-    return Lists(table[list(LIST_COLUMNS)], pd.concat([members, *sides], ignore_index=True), listed.neurons)
+    return Lists(table, _stacked(members)[list(LIST_MEMBER_COLUMNS)], _stacked(neurons)[list(NEURON_COLUMNS)])
+
+
+def _stacked(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    """Tables below each other; an empty one, whose columns have no type, would spoil theirs."""
+    return pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)
+
+
+def _listed_splits(own: pd.DataFrame, members: pd.DataFrame, ids: np.ndarray) -> list[Split]:
+    sides = [np.isin(ids, members.loc[members["name"] == name, "sample_id"]) for name in own["name"]]
+    return [Split(str(v), side, float(d)) for v, side, d in zip(own["view"], sides, own["statistic"])]
+
+
+def _splits_of_classes(
+    latents: LatentsReader, layers: Sequence[str], params: RevealParams, seed: int
+) -> dict[int, list[Split]]:
+    """All clusters and sets of neurons of each class, the most distant first."""
+    found: dict[int, list[Split]] = {}
+    for c, view, inside, distance in clusters_of_layers(latents, params, seed):
+        found.setdefault(c, []).append(Split(view, inside, distance))
+    for layer in layers:
+        activations = latents.activations("train", layer, "max")
+        for c, rows in rows_of_classes(latents, params, seed).items():
+            sets = neuron_sets(activations[rows], params.min_size)[: params.suspicion.max_neuron_sets]
+            found.setdefault(c, []).extend(
+                Split(layer, one.inside, one.statistic) for one in sets if np.isfinite(one.statistic)
+            )
+    return {c: sorted(splits, key=lambda split: -split.distance) for c, splits in found.items()}
+
+
+def _new(splits: Sequence[Split], known: list[Split]) -> Iterator[Split]:
+    """Splits that are neither mostly one of the known ones nor one before."""
+    seen = list(known)
+    for split in splits:
+        equal = [float((split.inside == other.inside).mean()) for other in seen if other.view == split.view]
+        if all(1 - SAME < share < SAME for share in equal):
+            seen.append(split)
+            yield split
+
+
+def _count(found: Sequence[Travelled]) -> Float[np.ndarray, " n"]:
+    """How much travels from each sample, summed over the splits of which half or more does; if none, over the best."""
+    chosen = [one for one in found if one.alone >= HALF] or [max(found, key=lambda one: one.distance)]
+    return np.asarray(sum(one.alone * one.inside for one in chosen))
+
+
+def _carrying(activations: Mapping[str, np.ndarray], count: np.ndarray, name: str, c: int) -> pd.DataFrame:
+    """The neurons, of all layers, whose activations correlate most with a count over samples (`NEURON_COLUMNS`)."""
+    tables = []
+    centred = (count - count.mean()) / np.sqrt(((count - count.mean()) ** 2).sum())
+    for layer, values in activations.items():
+        x = values - values.mean(0, dtype=np.float64)
+        length = np.sqrt((x**2).sum(0))
+        r = centred @ x / np.where(length > 0, length, np.inf)
+        tables.append(pd.DataFrame({"layer": layer, "neuron": np.arange(len(r)), "r": r}))
+    all_ = pd.concat(tables, ignore_index=True)
+    kept = all_.loc[all_["r"].abs().sort_values(ascending=False, kind="stable").index[:CARRYING]]
+    kept = kept.assign(**{"name": name, "class": c, "sign": np.sign(kept["r"]).astype(int)})
+    return kept[list(NEURON_COLUMNS)]
+
+
+def _split_by(carrying: pd.DataFrame, latents: LatentsReader, c: int, min_size: int) -> pd.DataFrame:
+    """The samples of a class with a high pooled activation of a set of neurons (`LIST_MEMBER_COLUMNS`)."""
+    rows, name = np.flatnonzero(latents.targets("train") == c), str(carrying["name"].iloc[0])
+    activations = {v: latents.activations("train", v, "max")[rows] for v in carrying["layer"].unique()}
+    pooled = pooled_activation(activations, carrying, name)
+    side = np.flatnonzero(best_split(pooled, min_size)[0])
+    side = side[np.argsort(-pooled[side], kind="stable")]
+    ids = latents.sample_ids("train")[rows]
+    return pd.DataFrame({"name": name, "sample_id": ids[side], "typical": pooled[side]})

@@ -155,7 +155,7 @@ def transplant_figure(
         parts: the part of each carrier, outlined where it came from and where it went.
     """
     if not titles:
-        return blank("No suspect was tried (reveal.transplant, reveal.suspicion.level).")
+        return blank("No suspect was tried (reveal.transplant).")
     _, examples, kinds = images.shape[:3]
     figure, axes = tiles(len(titles), examples * kinds, 0.85, 0.85, 2.2)
     for line, title, row, part in zip(axes, titles, images, parts):

@@ -105,5 +105,5 @@ def draw_transplants(
         lost, gained = np.where(part[..., None], taking, given), np.where(part[..., None], given, taking)
         shown.append(np.stack([given, lost, taking, gained], axis=1))
         parts.append(part)
-        titles.append(f"{row['name']}, {images.info.class_names[int(row['class'])]}\n{row['transplant']:.0%}")
+        titles.append(f"{row['name']}, {images.info.class_names[int(row['class'])]}\n{row['transplant']:.1f} sd")
     return transplant_figure(titles, np.array(shown), np.array(parts))

@@ -58,7 +58,7 @@ def list_suspects(
     """Put clusters, sets of neurons and samples into one list, by p-values, and see which of them travel."""
     layers = params.layers or latents.layers
     found = rank_all(suspects, suspect_members, latents, params.suspicion, params.min_size, seed, layers)
-    if params.transplant.pairs:
+    if params.transplant.partners:
         images = images_fit["train/biased"]
         found = transplant_all(found, latents, classifier.model, images, params, seed, device)
     return found.suspects, found.members, found.neurons
