@@ -43,7 +43,7 @@ def test_rows_equal_one_direct_pass(tmp_path: Path) -> None:
 
 def test_attributes_describe_the_store(tmp_path: Path) -> None:
     attributes = dict(written(tmp_path).roots[0].attrs)
-    assert attributes["layer_shapes"] == {"layer1": [4, 6, 6], "layer3": [8, 3, 3]}
+    assert attributes["layer_shapes"] == {"layer1": [8, 6, 6], "layer3": [8, 3, 3]}
     assert attributes["model"] == "abc"
     assert attributes["composite"] == "epsilon_plus_flat"
 

@@ -97,7 +97,7 @@ def test_the_model_is_given_back_and_batches_do_not_matter():
     model = tiny_model()
     model.train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    a, b = (derivatives(model, "layer1", vector(4)[None], IMAGES, TARGETS, batch_size=size) for size in (5, 12))
+    a, b = (derivatives(model, "layer1", vector(8)[None], IMAGES, TARGETS, batch_size=size) for size in (5, 12))
     np.testing.assert_allclose(a.mean, b.mean, atol=1e-6)
     assert model.training and all(torch.equal(before[k], v) for k, v in model.state_dict().items())
     assert all(weight.grad is None for weight in model.parameters())
