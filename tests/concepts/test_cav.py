@@ -41,6 +41,8 @@ def standardised(x):
 def test_ridge_path_equals_scikit_learn_and_the_normal_equations_for_every_strength(shape):
     x, artifact = data(*shape, n_artifact=7)
     coefficients, intercepts = ridge_path(x, artifact, STRENGTHS)
+    (alone,), _ = ridge_path(x, artifact, STRENGTHS[-1:])  # one system instead of a decomposition
+    np.testing.assert_allclose(alone, coefficients[-1], rtol=1e-9)
     for strength, coefficient, intercept in zip(STRENGTHS, coefficients, intercepts):
         theirs = Ridge(strength, solver="svd").fit(x, np.where(artifact, 1, -1), balanced_weights(artifact))
         np.testing.assert_allclose(coefficient, theirs.coef_, rtol=1e-6, atol=1e-8)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
+from scipy import linalg
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, lasso_path
 from sklearn.model_selection import StratifiedKFold
@@ -197,18 +198,21 @@ def ridge_path(
     """Class-balanced ridge solutions with intercept for all strengths, from one eigendecomposition.
 
     Minimises sum_i w_i (y_i - b - x_i . v)^2 + strength |v|^2 with y in {-1, 1} and `balanced_weights`; decomposes
-    the smaller of the two Gram matrices.
+    the smaller of the two Gram matrices. For a single strength, which is above 0, it solves one system instead.
 
     Returns:
         Coefficients (S,K) and intercepts (S,).
     """
     a, t, x_mean, y_mean = _weighted(x, artifact)
     tall = a.shape[0] >= a.shape[1]
-    values, basis = np.linalg.eigh(a.T @ a if tall else a @ a.T)
-    shrink = 1 / (np.maximum(values, 0) + np.asarray(strengths)[:, None])
-    right = basis.T @ (a.T @ t if tall else t)
-    coefficients = (shrink * right) @ basis.T
-    coefficients = coefficients if tall else coefficients @ a
+    gram, right = (a.T @ a, a.T @ t) if tall else (a @ a.T, t)
+    if len(strengths) == 1:
+        solved = linalg.solve(gram + strengths[0] * np.eye(len(gram)), right, assume_a="pos")[None]
+    else:
+        values, basis = np.linalg.eigh(gram)
+        shrink = 1 / (np.maximum(values, 0) + np.asarray(strengths)[:, None])
+        solved = (shrink * (basis.T @ right)) @ basis.T
+    coefficients = solved if tall else solved @ a
     return coefficients, y_mean - coefficients @ x_mean
 
 

@@ -37,6 +37,9 @@ SUSPECT_COLUMNS = ("suspect", "rank", "class", "view", "size", "score", "separat
 )
 MEMBER_COLUMNS = ("suspect", "sample_id", "outlier_score")
 
+FINE = 12
+"""Clusters that are tried by transplants beside the numbers of the search."""
+
 
 class RevealParams(Params):
     """How suspects are searched."""
@@ -173,13 +176,17 @@ def class_views(
 def clusters_of_layers(
     latents: LatentsReader, params: RevealParams, seed: int
 ) -> Iterator[tuple[int, str, np.ndarray, float]]:
-    """Every cluster that the search finds in the layers: class, layer, whether a sample is inside (N,), separation.
+    """Every cluster of the layers: class, layer, whether a sample is inside (N,), separation.
 
-    The samples are those of `rows_of_classes`.
+    Beyond the search for suspects, which looks at the most separated ones, there are `FINE` clusters as well, and
+    neighbourhoods as small as the smallest suspect, in which rare artifacts are not smoothed over. The samples are
+    those of `rows_of_classes`.
     """
     for c, view, _, features in class_views(latents, params.model_copy(update={"views": ("latent",)}), seed):
-        for inside, _, distance in _separated(features, params, seed)[2]:
-            yield c, view, inside, distance
+        for neighbours in sorted({params.n_neighbors, min(params.n_neighbors, params.min_size)}):
+            changes = {"n_neighbors": neighbours, "n_clusters": tuple({*params.n_clusters, FINE})}
+            for inside, _, distance in _separated(features, params.model_copy(update=changes), seed)[2]:
+                yield c, view, inside, distance
 
 
 def rows_of_classes(latents: LatentsReader, params: RevealParams, seed: int) -> dict[int, np.ndarray]:

@@ -215,10 +215,8 @@ def most_relevant(heatmaps: Float[np.ndarray, "n h w"], area: float) -> Bool[np.
 
 @dataclass(frozen=True, eq=False)
 class _Probe:
-    """A ridge regression that tells the two sides of a split by standardised activations."""
+    """A ridge regression, on standardised activations, that tells the two sides of a split."""
 
-    mean: np.ndarray
-    spread: np.ndarray
     weights: np.ndarray
     intercept: float
 
@@ -228,10 +226,10 @@ class _Probe:
         spread = np.where(spread > 0, spread, 1.0)
         strength = RIDGE * balanced_weights(inside).sum()
         weights, intercepts = ridge_path((x - mean) / spread, inside, np.array([strength]))
-        return cls(mean, spread, weights[0], float(intercepts[0]))
+        return cls(weights[0] / spread, float(intercepts[0] - mean @ (weights[0] / spread)))
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        return np.asarray((x - self.mean) / self.spread @ self.weights + self.intercept)
+        return np.asarray(x @ self.weights.astype(x.dtype) + self.intercept, np.float64)
 
 
 def _told(probes: Sequence[_Probe], fold: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -349,9 +347,12 @@ def _new(splits: Sequence[Split], known: list[Split]) -> Iterator[Split]:
 
 
 def _count(found: Sequence[Travelled]) -> Float[np.ndarray, " n"]:
-    """How much travels from each sample, summed over the splits of which half or more does; if none, over the best."""
+    """How much travels from each sample, summed over the splits of which half or more does; if none, over the best.
+
+    The root of the sum: carriers that many splits name should not drown those that few do.
+    """
     chosen = [one for one in found if one.alone >= HALF] or [max(found, key=lambda one: one.distance)]
-    return np.asarray(sum(one.alone * one.inside for one in chosen))
+    return np.sqrt(np.sum([one.alone * one.inside for one in chosen], axis=0).clip(min=0))
 
 
 def _carrying(activations: Mapping[str, np.ndarray], count: np.ndarray, name: str, c: int) -> pd.DataFrame:
