@@ -89,11 +89,12 @@ def test_a_mark_travels_and_a_subgroup_does_not():
     latents, carriers = made("mark")
     for inside in (carriers, ~carriers):
         mark = most(surgeon(latents).travelled(Split("0", inside, 3.0)))
-        assert mark.share > 0.8 and (mark.inside == carriers).all() and mark.distance == 3 * mark.share
+        assert mark.share > 0.7 and (mark.inside == carriers).all() and mark.distance == 3 * mark.share
     latents, subgroup = made("subgroup")
-    assert most(surgeon(latents).travelled(Split("0", subgroup, 3.0))).share < 0.5
+    assert most(surgeon(latents).travelled(Split("0", subgroup, 3.0))).share < 0.1
     whole = surgeon(latents, area=1 - 1e-9).travelled(Split("0", subgroup, 3.0))
-    assert all(0.8 < one.share <= 1 for one in whole)  # whole images change sides, and all of the difference with them
+    assert all(0.8 < one.alone <= 1 for one in whole)  # whole images change sides, and all of the difference with them,
+    assert all(one.share < 0.1 for one in whole)  # either way
 
 
 def test_a_part_elsewhere_carries_nothing():
@@ -174,7 +175,7 @@ def test_samples_without_an_image_are_refused():
 
 def listed(clusters: dict[str, np.ndarray], view: str = "0") -> Lists:
     rows = [
-        {"kind": "cluster", "name": name, "class": 0, "view": view, "size": len(own), "statistic": 5.0, "ratio": 2.0}
+        {"kind": "cluster", "name": name, "class": 0, "view": view, "size": len(own), "statistic": 9.0, "ratio": 2.0}
         for name, own in clusters.items()
     ]
     table = pd.DataFrame(rows, columns=list(LIST_COLUMNS)).astype({"transplant": float})

@@ -51,7 +51,7 @@ class TransplantParams(Params):
     )
     area: float = Field(0.1, gt=0, lt=1, description="share of the pixels that is exchanged: the most relevant ones")
     distance: float = Field(
-        2.0,
+        1.5,
         gt=0,
         description="standard deviations between a suspect and its class that must travel, with 95 % confidence",
     )

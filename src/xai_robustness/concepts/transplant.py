@@ -2,8 +2,9 @@
 
 An artifact is added to an image whatever else the image shows. So its carriers lose what sets them apart when their
 most relevant pixels are replaced by those of another image of the class, and that other image gains it. A natural
-subgroup differs all over the image, and little travels. Regions are exchanged as in counterfactual explanations
-[Goyal2019]; here the exchange is a test, of a group of samples against the rest of its class.
+subgroup differs all over the image: little travels, and as much from the rest of the class to the subgroup, while who
+has no artifact has none to give. Regions are exchanged as in counterfactual explanations [Goyal2019]; here the exchange
+is a test, of a group of samples against the rest of its class.
 
 Every sample of a class exchanges its part once with a few others, and the layers are kept: that one pass serves every
 split of the class that is tried.
@@ -48,8 +49,8 @@ SMOOTHING = 1 / 28
 """Deviation of the Gaussian that smooths heatmaps before their largest values are taken, in sides of the image."""
 RIDGE = 0.3
 """Strength of the ridge regression that tells the sides, for standardised activations and total weight 1."""
-SAME = 0.97
-"""Share of the samples in which two splits of a layer agree, either way round, from which one of them is tried."""
+SAME = 0.1
+"""Samples in which two splits of a layer differ, as a share of the smaller side, up to which one of them is tried."""
 HALF = 0.5
 """Share of a split's difference that must travel, each test for itself, for its samples to count as carriers."""
 CARRYING = 16
@@ -78,8 +79,8 @@ class Travelled:
     Attributes:
         inside: bool (N,): the side it travelled from.
         share: the lower confidence bound of what carriers lose or of what others gain, the smaller of both, as a share
-            of the difference between the sides, at most 1.
-        alone: the same for this split alone: without the correction for how many are tried.
+            of the difference between the sides, at most 1, less what travels the other way.
+        alone: the bound for this split alone: without the correction for how many are tried, and without the way back.
         distance: standard deviations of the distance that travel: share times the split's distance.
     """
 
@@ -171,16 +172,20 @@ class Transplants:
         gap = float(told[inside].mean() - told[~inside].mean())
         lost = told[self.donors] - _told(probes, fold[self.donors], self.without[split.view])
         gained = _told(probes, fold[self.takers], self.with_[split.view]) - told[self.takers]
-        found = []
+        ways = []
         for side, scale in ((inside, 1 / gap), (~inside, -1 / gap)):
             across, among = side[self.donors] & ~side[self.takers], ~side[self.donors] & ~side[self.takers]
             losses, gains = (self._by_donor(values * scale, across) for values in (lost, gained))
             usual = self._by_donor(gained * scale, among)
-            if min(len(losses), len(usual)) >= 3:
-                share, alone = (
-                    min(1.0, _lower_bound(losses, None, n), _lower_bound(gains, usual, n)) for n in (2 * tests, 1)
-                )
-                found.append(Travelled(side, share, alone, share * split.distance))
+            if min(len(losses), len(usual)) < 3:
+                return []
+            mean = min(float(losses.mean()), float(gains.mean() - usual.mean()))
+            bounds = (min(1.0, _lower_bound(losses, None, n), _lower_bound(gains, usual, n)) for n in (2 * tests, 1))
+            ways.append((side, mean, *bounds))
+        found = []
+        for (side, _, share, alone), (_, back, _, _) in zip(ways, ways[::-1]):
+            more = share - max(0.0, back)
+            found.append(Travelled(side, more, alone, more * split.distance))
         return found
 
     def _by_donor(self, values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
@@ -286,7 +291,7 @@ def transplant_all(
     for c, rows in rows_of_classes(latents, params, seed).items():
         own = table[(table["class"] == c) & (table["kind"] != "sample") & table["view"].isin(layers)]
         known = _listed_splits(own, listed.members, latents.sample_ids("train")[rows])
-        tried = [*known, *_new(splits.get(c, []), known)]
+        tried = [*known, *_distinct(splits.get(c, []))]
         if not tried:
             continue
         transplants = Transplants(latents, rows, model, images, params.transplant, seed, device, layers)
@@ -336,12 +341,14 @@ def _splits_of_classes(
     return {c: sorted(splits, key=lambda split: -split.distance) for c, splits in found.items()}
 
 
-def _new(splits: Sequence[Split], known: list[Split]) -> Iterator[Split]:
-    """Splits that are neither mostly one of the known ones nor one before."""
-    seen = list(known)
+def _distinct(splits: Sequence[Split]) -> Iterator[Split]:
+    """Splits that are not mostly one before."""
+    seen: list[Split] = []
     for split in splits:
-        equal = [float((split.inside == other.inside).mean()) for other in seen if other.view == split.view]
-        if all(1 - SAME < share < SAME for share in equal):
+        others = [other.inside for other in seen if other.view == split.view]
+        differ = np.array([int((split.inside != other).sum()) for other in others])
+        smaller = min(split.inside.sum(), (~split.inside).sum())
+        if not (np.minimum(differ, len(split.inside) - differ) <= SAME * smaller).any():
             seen.append(split)
             yield split
 
