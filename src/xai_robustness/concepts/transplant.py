@@ -172,7 +172,7 @@ class Transplants:
         gap = float(told[inside].mean() - told[~inside].mean())
         lost = told[self.donors] - _told(probes, fold[self.donors], self.without[split.view])
         gained = _told(probes, fold[self.takers], self.with_[split.view]) - told[self.takers]
-        ways = []
+        ways: list[tuple[np.ndarray, float, float, float]] = []
         for side, scale in ((inside, 1 / gap), (~inside, -1 / gap)):
             across, among = side[self.donors] & ~side[self.takers], ~side[self.donors] & ~side[self.takers]
             losses, gains = (self._by_donor(values * scale, across) for values in (lost, gained))
@@ -180,12 +180,14 @@ class Transplants:
             if min(len(losses), len(usual)) < 3:
                 return []
             mean = min(float(losses.mean()), float(gains.mean() - usual.mean()))
-            bounds = (min(1.0, _lower_bound(losses, None, n), _lower_bound(gains, usual, n)) for n in (2 * tests, 1))
-            ways.append((side, mean, *bounds))
+            share, alone = (
+                min(1.0, _lower_bound(losses, None, n), _lower_bound(gains, usual, n)) for n in (2 * tests, 1)
+            )
+            ways.append((side, mean, share, alone))
         found = []
         for (side, _, share, alone), (_, back, _, _) in zip(ways, ways[::-1]):
-            more = share - max(0.0, back)
-            found.append(Travelled(side, more, alone, more * split.distance))
+            share -= max(0.0, back)
+            found.append(Travelled(side, share, alone, share * split.distance))
         return found
 
     def _by_donor(self, values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
