@@ -32,7 +32,7 @@ from xai_robustness.models.checkpoint import load_model
 
 RESULTS = Path(__file__).parent / "results" / "reveal.json"
 PARAMS = RevealParams(n_null=2, layout="eigenvectors", suspicion=SuspicionParams(n_null=2))
-"""Few structureless sets: what is flagged, and the order of what is tried, do not depend on them."""
+"""Few structureless sets: they decide which clusters are listed, not whether one is tried."""
 
 KINDS = ("all", "cluster", "neurons")
 

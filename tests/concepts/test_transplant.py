@@ -18,7 +18,15 @@ from xai_robustness.concepts.suspicion import (
     TransplantParams,
     pooled_activation,
 )
-from xai_robustness.concepts.transplant import CARRYING, Split, Transplants, Travelled, most_relevant, transplant_all
+from xai_robustness.concepts.transplant import (
+    CARRYING,
+    Split,
+    Transplants,
+    Travelled,
+    _Probe,
+    most_relevant,
+    transplant_all,
+)
 from xai_robustness.datasets.base import DatasetInfo, ImageSet
 from xai_robustness.metrics.ranking import auroc
 from xai_robustness.models.taps import pool, tap
@@ -92,9 +100,9 @@ def test_a_mark_travels_and_a_subgroup_does_not():
         assert mark.share > 0.7 and (mark.inside == carriers).all() and mark.distance == 3 * mark.share
     latents, subgroup = made("subgroup")
     assert most(surgeon(latents).travelled(Split("0", subgroup, 3.0))).share < 0.1
-    whole = surgeon(latents, area=1 - 1e-9).travelled(Split("0", subgroup, 3.0))
-    assert all(0.8 < one.alone <= 1 for one in whole)  # whole images change sides, and all of the difference with them,
-    assert all(one.share < 0.1 for one in whole)  # either way
+    whole = surgeon(latents, area=1 - 1e-9)
+    np.testing.assert_allclose(whole.with_["0"], whole.own["0"][whole.donors], atol=1e-5)
+    assert all(one.share < 0.1 for one in whole.travelled(Split("0", subgroup, 3.0)))  # all goes along, either way
 
 
 def test_a_part_elsewhere_carries_nothing():
@@ -127,25 +135,61 @@ def test_bounds_are_those_of_donors_told_out_of_fold(monkeypatch):
     monkeypatch.setattr("xai_robustness.concepts.transplant._Probe.fit", probe)
     monkeypatch.setattr("xai_robustness.concepts.transplant.TOLD", 0.0)
     own = found.own["0"][:, 3].astype(float)
-    gap = own[carriers].mean() - own[~carriers].mean()
-    losses, gains, usual = [], [], []
-    for donor in ROWS:
-        pairs = [i for i in range(len(found.donors)) if found.donors[i] == donor and not carriers[found.takers[i]]]
-        gained = [(found.with_["0"][i, 3] - own[found.takers[i]]) / gap for i in pairs]
-        if pairs and carriers[donor]:
-            losses.append(np.mean([(own[donor] - found.without["0"][i, 3]) / gap for i in pairs]))
-            gains.append(np.mean(gained))
-        elif pairs:
-            usual.append(np.mean(gained))
+    pairs = list(zip(found.donors, found.takers, found.without["0"][:, 3], found.with_["0"][:, 3]))
 
-    def bound(mean, error, n):
-        return mean - stats.t.ppf(0.95, n - 1) * error
+    def way(side):
+        gap = own[side].mean() - own[~side].mean()
+        lost = by_donor((d, (own[d] - w) / gap) for d, t, w, _ in pairs if side[d] and not side[t])
+        gained = by_donor((d, (w - own[t]) / gap) for d, t, _, w in pairs if side[d] and not side[t])
+        usual = by_donor((d, (w - own[t]) / gap) for d, t, _, w in pairs if not side[d] and not side[t])
+        return lost, gained, usual
 
-    lost = bound(np.mean(losses), stats.sem(losses), len(losses))
-    error = np.hypot(stats.sem(gains), stats.sem(usual))
-    gain = bound(np.mean(gains) - np.mean(usual), error, min(len(gains), len(usual)))
-    (one,) = [t for t in found.travelled(Split("0", carriers, 1.0)) if (t.inside == carriers).all()]
-    assert one.alone == pytest.approx(min(1.0, lost, gain), rel=1e-6) and one.share < one.alone
+    def bound(mean, error, n, level):
+        return mean - stats.t.ppf(level, n - 1) * error
+
+    (lost, gained, usual), (back_lost, back_gained, back_usual) = way(carriers), way(~carriers)
+    back = min(np.mean(back_lost), np.mean(back_gained) - np.mean(back_usual))
+    error = np.hypot(stats.sem(gained), stats.sem(usual))
+    wanted = []
+    for level in (1 - 0.05 / 14, 0.95):
+        loss = bound(np.mean(lost), stats.sem(lost), len(lost), level)
+        gain = bound(np.mean(gained) - np.mean(usual), error, min(len(gained), len(usual)), level)
+        wanted.append(min(1.0, loss, gain) - max(0.0, back))
+    (one,) = [t for t in found.travelled(Split("0", carriers, 2.0), 7) if (t.inside == carriers).all()]
+    assert [one.share, one.alone] == pytest.approx(wanted, rel=1e-6) and one.distance == 2 * one.share
+
+
+def by_donor(values):
+    found: dict[int, list[float]] = {}
+    for donor, value in values:
+        found.setdefault(int(donor), []).append(value)
+    return [np.mean(own) for own in found.values()]
+
+
+def test_no_probe_knows_a_partner(monkeypatch):
+    latents, carriers = made("mark")
+    found, fits = surgeon(latents), []
+    assert (found.fold[found.donors] == found.fold[found.takers]).all()
+    fit = _Probe.fit.__func__
+    keep = classmethod(lambda cls, x, inside: fits.append(x) or fit(cls, x, inside))
+    monkeypatch.setattr(_Probe, "fit", keep)
+    told = found.travelled(Split("0", carriers, 3.0))
+    x = found.own["0"].astype(float)
+    np.testing.assert_array_equal(fits[0], x[found.fold == 1])  # speaks of fold 0
+    np.testing.assert_array_equal(fits[1], x[found.fold == 0])
+    assert told
+
+
+def test_a_small_side_that_hardly_gives_to_itself_is_tried():
+    """Few of ten samples meet one of their kind, which only the way back needs."""
+    latents, carriers = made("mark")
+    few = ROWS < 10
+    found = surgeon(latents, partners=1)
+    assert (few[found.donors] & few[found.takers]).sum() < 3
+    latents.images.images[10:24] = latents.images.images[30:44]
+    found = surgeon(latents, partners=1)
+    (one,) = [t for t in found.travelled(Split("0", few, 3.0)) if (t.inside == few).all()]
+    assert one.alone > 0.3
 
 
 def test_what_activations_do_not_tell_is_not_tried():
@@ -220,9 +264,17 @@ def test_a_subgroup_is_not_flagged_nor_joined():
 
 
 def test_clusters_of_input_heatmaps_are_not_tried():
-    params = PARAMS.model_copy(update={"transplant": TransplantParams(distance=1e9)})
-    found, _, _ = all_transplants("mark", listed({"some": np.arange(24)}, "input"), params)
-    assert found.suspects["transplant"].isna().all() and not found.suspects["flagged"].any()
+    found, _, _ = all_transplants("mark", listed({"some": np.arange(24)}, "input"))
+    table = found.suspects.set_index("name")
+    assert np.isnan(table.loc["some", "transplant"]) and not table.loc["some", "flagged"]
+    assert table.index.tolist() == ["joined 0", "some"]
+
+
+def test_a_suspect_without_a_finite_distance_is_not_tried():
+    lists = listed({"some": np.arange(24)})
+    lists.suspects["statistic"] = np.inf
+    table = all_transplants("mark", lists)[0].suspects.set_index("name")
+    assert np.isnan(table.loc["some", "transplant"]) and np.isfinite(table.loc["joined 0", "transplant"])
 
 
 def test_more_tests_ask_for_more():

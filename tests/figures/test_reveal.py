@@ -52,7 +52,7 @@ def test_transplants_are_outlined_where_a_part_left_and_where_it_went(draw):
     shown = np.random.default_rng(0).integers(0, 255, size=(2, 3, 4, 8, 8, 1)).astype(np.uint8)
     parts = np.zeros((2, 3, 8, 8), bool)
     parts[..., 2:5, 3:6] = True
-    figure = draw(reveal.transplant_figure(["joined 0\n70%", "cluster 1\n12%"], shown, parts))
+    figure = draw(reveal.transplant_figure(["joined 0\n7.9 sd", "cluster 1\n0.3 sd"], shown, parts))
     assert len(figure.axes) == 24 and [a.get_title() for a in figure.axes[:4]] == [
         "suspect",
         "without",

@@ -20,6 +20,8 @@ from xai_robustness.concepts.margin import svm_path
 from xai_robustness.metrics.ranking import average_precision
 from xai_robustness.registry import Registry
 
+SAFE = 1e-6
+"""Share of the trace from which a ridge makes a system of equations solvable in double precision."""
 STRENGTHS = np.logspace(4, -5, 10)
 """Regularisation of ridge, strongest first; the inverse of C of the SVM and of the logistic regression."""
 
@@ -198,7 +200,7 @@ def ridge_path(
     """Class-balanced ridge solutions with intercept for all strengths, from one eigendecomposition.
 
     Minimises sum_i w_i (y_i - b - x_i . v)^2 + strength |v|^2 with y in {-1, 1} and `balanced_weights`; decomposes
-    the smaller of the two Gram matrices. For a single strength, which is above 0, it solves one system instead.
+    the smaller of the two Gram matrices. For a single strength that is not tiny it solves one system instead.
 
     Returns:
         Coefficients (S,K) and intercepts (S,).
@@ -206,7 +208,7 @@ def ridge_path(
     a, t, x_mean, y_mean = _weighted(x, artifact)
     tall = a.shape[0] >= a.shape[1]
     gram, right = (a.T @ a, a.T @ t) if tall else (a @ a.T, t)
-    if len(strengths) == 1:
+    if len(strengths) == 1 and strengths[0] > SAFE * np.trace(gram):
         solved = linalg.solve(gram + strengths[0] * np.eye(len(gram)), right, assume_a="pos")[None]
     else:
         values, basis = np.linalg.eigh(gram)

@@ -80,7 +80,7 @@ class Travelled:
         inside: bool (N,): the side it travelled from.
         share: the lower confidence bound of what carriers lose or of what others gain, the smaller of both, as a share
             of the difference between the sides, at most 1, less what travels the other way.
-        alone: the bound for this split alone: without the correction for how many are tried, and without the way back.
+        alone: the same for this split alone: without the correction for how many are tried.
         distance: standard deviations of the distance that travel: share times the split's distance.
     """
 
@@ -121,8 +121,8 @@ class Transplants:
         self.layers = tuple(layers) or latents.layers
         self.own = {layer: np.asarray(latents.activations("train", layer, "max")[rows]) for layer in self.layers}
         rng = numpy_rng(seed, "transplant", int(latents.targets("train")[rows[0]]))
-        self.fold = rng.permutation(len(rows)) % 2
-        rounds = [rng.permutation(len(rows)) for _ in range(params.partners)]
+        self.fold = rng.permutation(len(rows)) % 2  # of both of a pair, so that no probe knows one of them
+        rounds = [rng.permutation(np.flatnonzero(self.fold == f)) for f in (0, 1) for _ in range(params.partners)]
         self.donors, self.takers = np.concatenate(rounds), np.concatenate([np.roll(order, 1) for order in rounds])
         where = _image_rows(latents, rows, images)
         self._exchange(latents.heatmaps("train")[rows], where, model.to(device), images, params, device)
@@ -172,23 +172,25 @@ class Transplants:
         gap = float(told[inside].mean() - told[~inside].mean())
         lost = told[self.donors] - _told(probes, fold[self.donors], self.without[split.view])
         gained = _told(probes, fold[self.takers], self.with_[split.view]) - told[self.takers]
-        ways: list[tuple[np.ndarray, float, float, float]] = []
-        for side, scale in ((inside, 1 / gap), (~inside, -1 / gap)):
-            across, among = side[self.donors] & ~side[self.takers], ~side[self.donors] & ~side[self.takers]
-            losses, gains = (self._by_donor(values * scale, across) for values in (lost, gained))
-            usual = self._by_donor(gained * scale, among)
-            if min(len(losses), len(usual)) < 3:
-                return []
-            mean = min(float(losses.mean()), float(gains.mean() - usual.mean()))
-            share, alone = (
-                min(1.0, _lower_bound(losses, None, n), _lower_bound(gains, usual, n)) for n in (2 * tests, 1)
-            )
-            ways.append((side, mean, share, alone))
+        ways = [
+            self._way(side, lost * scale, gained * scale) for side, scale in ((inside, 1 / gap), (~inside, -1 / gap))
+        ]
         found = []
-        for (side, _, share, alone), (_, back, _, _) in zip(ways, ways[::-1]):
-            share -= max(0.0, back)
+        for side, (losses, gains, usual), (back_losses, back_gains, back_usual) in zip(
+            (inside, ~inside), ways, ways[::-1]
+        ):
+            if min(len(losses), len(usual)) < 3:
+                continue
+            back = min(_mean(back_losses), _mean(back_gains) - _mean(back_usual))
+            bounds = (min(1.0, _lower_bound(losses, None, n), _lower_bound(gains, usual, n)) for n in (2 * tests, 1))
+            share, alone = (bound - max(0.0, back) for bound in bounds)
             found.append(Travelled(side, share, alone, share * split.distance))
         return found
+
+    def _way(self, side: np.ndarray, lost: np.ndarray, gained: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """By donor: what one side loses and the other gains, and what the other gains from its own kind."""
+        across, among = side[self.donors] & ~side[self.takers], ~side[self.donors] & ~side[self.takers]
+        return self._by_donor(lost, across), self._by_donor(gained, across), self._by_donor(gained, among)
 
     def _by_donor(self, values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
         """Means over the chosen pairs of each donor that has one: donors are independent, their pairs are not."""
@@ -244,6 +246,11 @@ def _told(probes: Sequence[_Probe], fold: np.ndarray, x: np.ndarray) -> np.ndarr
     return np.where(fold == 0, probes[0](x), probes[1](x))
 
 
+def _mean(values: np.ndarray) -> float:
+    """0 where there are none: of a small side hardly one sample gives to another."""
+    return float(values.mean()) if len(values) else 0.0
+
+
 def _lower_bound(values: np.ndarray, usual: np.ndarray | None, tests: int) -> float:
     """Lower confidence bound of a mean, or of its distance from another, one of `tests` that hold together [Dunn1961].
 
@@ -292,8 +299,9 @@ def transplant_all(
     first = []
     for c, rows in rows_of_classes(latents, params, seed).items():
         own = table[(table["class"] == c) & (table["kind"] != "sample") & table["view"].isin(layers)]
+        own = own[np.isfinite(own["statistic"].astype(float))]
         known = _listed_splits(own, listed.members, latents.sample_ids("train")[rows])
-        tried = [*known, *_distinct(splits.get(c, []))]
+        tried = [*known, *_distinct(splits.get(c, []), known)]
         if not tried:
             continue
         transplants = Transplants(latents, rows, model, images, params.transplant, seed, device, layers)
@@ -343,10 +351,13 @@ def _splits_of_classes(
     return {c: sorted(splits, key=lambda split: -split.distance) for c, splits in found.items()}
 
 
-def _distinct(splits: Sequence[Split]) -> Iterator[Split]:
-    """Splits that are not mostly one before."""
+def _distinct(splits: Sequence[Split], known: Sequence[Split]) -> Iterator[Split]:
+    """Splits that are none of the known ones, nor mostly one before."""
+    same = {(split.view, side.tobytes()) for split in known for side in (split.inside, ~split.inside)}
     seen: list[Split] = []
     for split in splits:
+        if (split.view, split.inside.tobytes()) in same:
+            continue
         others = [other.inside for other in seen if other.view == split.view]
         differ = np.array([int((split.inside != other).sum()) for other in others])
         smaller = min(split.inside.sum(), (~split.inside).sum())
@@ -356,18 +367,19 @@ def _distinct(splits: Sequence[Split]) -> Iterator[Split]:
 
 
 def _count(found: Sequence[Travelled]) -> Float[np.ndarray, " n"]:
-    """How much travels from each sample, summed over the splits of which half or more does; if none, over the best.
+    """How much travels from each sample, summed over the best split and those of which half or more does.
 
     The root of the sum: carriers that many splits name should not drown those that few do.
     """
-    chosen = [one for one in found if one.alone >= HALF] or [max(found, key=lambda one: one.distance)]
-    return np.sqrt(np.sum([one.alone * one.inside for one in chosen], axis=0).clip(min=0))
+    best = max(found, key=lambda one: one.distance)
+    chosen = [best, *(one for one in found if one.alone >= HALF and one is not best)]
+    return np.asarray(np.sqrt(np.sum([one.alone * one.inside for one in chosen], axis=0)))
 
 
 def _carrying(activations: Mapping[str, np.ndarray], count: np.ndarray, name: str, c: int) -> pd.DataFrame:
     """The neurons, of all layers, whose activations correlate most with a count over samples (`NEURON_COLUMNS`)."""
     tables = []
-    centred = (count - count.mean()) / np.sqrt(((count - count.mean()) ** 2).sum())
+    centred = (count - count.mean()) / max(float(np.linalg.norm(count - count.mean())), 1e-12)
     for layer, values in activations.items():
         x = values - values.mean(0, dtype=np.float64)
         length = np.sqrt((x**2).sum(0))
@@ -375,7 +387,7 @@ def _carrying(activations: Mapping[str, np.ndarray], count: np.ndarray, name: st
         tables.append(pd.DataFrame({"layer": layer, "neuron": np.arange(len(r)), "r": r}))
     all_ = pd.concat(tables, ignore_index=True)
     kept = all_.loc[all_["r"].abs().sort_values(ascending=False, kind="stable").index[:CARRYING]]
-    kept = kept.assign(**{"name": name, "class": c, "sign": np.sign(kept["r"]).astype(int)})
+    kept = kept.assign(**{"name": name, "class": c, "sign": np.where(kept["r"] < 0, -1, 1)})
     return kept[list(NEURON_COLUMNS)]
 
 
