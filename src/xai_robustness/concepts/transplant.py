@@ -386,8 +386,8 @@ def _carrying(activations: Mapping[str, np.ndarray], count: np.ndarray, name: st
         r = centred @ x / np.where(length > 0, length, np.inf)
         tables.append(pd.DataFrame({"layer": layer, "neuron": np.arange(len(r)), "r": r}))
     all_ = pd.concat(tables, ignore_index=True)
-    kept = all_.loc[all_["r"].abs().sort_values(ascending=False, kind="stable").index[:CARRYING]]
-    kept = kept.assign(**{"name": name, "class": c, "sign": np.where(kept["r"] < 0, -1, 1)})
+    kept = all_.loc[all_["r"].abs().sort_values(ascending=False, kind="stable").index[:CARRYING]].copy()
+    kept["name"], kept["class"], kept["sign"] = name, c, np.where(kept["r"] < 0, -1, 1)
     return kept[list(NEURON_COLUMNS)]
 
 
