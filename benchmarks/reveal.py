@@ -27,7 +27,7 @@ from xai_robustness.concepts.suspicion import (
     pooled_activation,
     rank_all,
 )
-from xai_robustness.concepts.transplant import transplant_all
+from xai_robustness.concepts.transplant_list import transplant_all
 from xai_robustness.models.checkpoint import load_model
 
 RESULTS = Path(__file__).parent / "results" / "reveal.json"

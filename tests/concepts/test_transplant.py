@@ -18,15 +18,8 @@ from xai_robustness.concepts.suspicion import (
     TransplantParams,
     pooled_activation,
 )
-from xai_robustness.concepts.transplant import (
-    CARRYING,
-    Split,
-    Transplants,
-    Travelled,
-    _Probe,
-    most_relevant,
-    transplant_all,
-)
+from xai_robustness.concepts.transplant import Split, Transplants, Travelled, _Probe, most_relevant
+from xai_robustness.concepts.transplant_list import CARRYING, transplant_all
 from xai_robustness.datasets.base import DatasetInfo, ImageSet
 from xai_robustness.metrics.ranking import auroc
 from xai_robustness.models.taps import pool, tap

@@ -97,7 +97,7 @@ def rank_all(
     Where no other class has a suspect of the kind, the mean of the Gaussian maxima (of samples: 1, a factor without
     outliers) takes its place.
 
-    `transplant` stays undefined here: see `transplant.transplant_all`, which has the model and the images.
+    `transplant` stays undefined here: see `transplant_list.transplant_all`, which has the model and the images.
 
     Args:
         clusters: of `spectral.find_suspects`, with p_value.

@@ -10,11 +10,10 @@ Every sample of a class exchanges its part once with a few others, and the layer
 split of the class that is tried.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from scipy import stats
@@ -23,17 +22,8 @@ from torch import nn
 
 from xai_robustness.attribution.lean import lean
 from xai_robustness.concepts.directions import balanced_weights, ridge_path
-from xai_robustness.concepts.neurons import best_split, neuron_sets
 from xai_robustness.concepts.samples import LatentsReader, rows_of
-from xai_robustness.concepts.spectral import RevealParams, clusters_of_layers, rows_of_classes
-from xai_robustness.concepts.suspicion import (
-    LIST_COLUMNS,
-    LIST_MEMBER_COLUMNS,
-    NEURON_COLUMNS,
-    Lists,
-    TransplantParams,
-    pooled_activation,
-)
+from xai_robustness.concepts.suspicion import TransplantParams
 from xai_robustness.datasets.base import ImageSet
 from xai_robustness.metrics.ranking import auroc
 from xai_robustness.models.modes import borrow
@@ -49,12 +39,6 @@ SMOOTHING = 1 / 28
 """Deviation of the Gaussian that smooths heatmaps before their largest values are taken, in sides of the image."""
 RIDGE = 0.3
 """Strength of the ridge regression that tells the sides, for standardised activations and total weight 1."""
-SAME = 0.1
-"""Samples in which two splits of a layer differ, as a share of the smaller side, up to which one of them is tried."""
-HALF = 0.5
-"""Share of a split's difference that must travel, each test for itself, for its samples to count as carriers."""
-CARRYING = 16
-"""Neurons that are named as those of the carriers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,8 +108,9 @@ class Transplants:
         self.fold = rng.permutation(len(rows)) % 2  # of both of a pair, so that no probe knows one of them
         rounds = [rng.permutation(np.flatnonzero(self.fold == f)) for f in (0, 1) for _ in range(params.partners)]
         self.donors, self.takers = np.concatenate(rounds), np.concatenate([np.roll(order, 1) for order in rounds])
-        where = _image_rows(latents, rows, images)
-        self._exchange(latents.heatmaps("train")[rows], where, model.to(device), images, params, device)
+        maps = latents.heatmaps("train")
+        where = _image_rows(latents.sample_ids("train"), maps, images)[rows]
+        self._exchange(maps[rows], where, model.to(device), images, params, device)
 
     def _exchange(
         self,
@@ -199,17 +184,16 @@ class Transplants:
         return np.asarray(total[count > 0] / count[count > 0])
 
 
-def _image_rows(latents: LatentsReader, rows: np.ndarray, images: ImageSet) -> np.ndarray:
+def _image_rows(ids: np.ndarray, maps: np.ndarray, images: ImageSet) -> np.ndarray:
     """Where the explained samples lie among the images."""
-    ids, shape = latents.sample_ids("train"), latents.heatmaps("train").shape
     here, there = rows_of(ids, images.sample_ids)
     size = tuple(images.image_shape[1:])
-    if len(here) < len(ids) or shape[1:] != size:
+    if len(here) < len(ids) or maps.shape[1:] != size:
         raise InputError(
             f"The images parameter of Transplants must hold the {len(ids)} samples of the latents at the size of "
-            f"their heatmaps, {shape[1:]}. Got {len(here)} of them at {size} instead; run preprocessing again."
+            f"their heatmaps, {maps.shape[1:]}. Got {len(here)} of them at {size} instead; run preprocessing again."
         )
-    return there[rows]
+    return there
 
 
 def most_relevant(heatmaps: Float[np.ndarray, "n h w"], area: float) -> Bool[np.ndarray, "n h w"]:
@@ -260,143 +244,3 @@ def _lower_bound(values: np.ndarray, usual: np.ndarray | None, tests: int) -> fl
     error = np.sqrt(sum(float(s.var(ddof=1)) / len(s) for s in samples))
     mean = float(values.mean()) - (0.0 if usual is None else float(usual.mean()))
     return mean - float(stats.t.ppf(1 - (1 - CONFIDENCE) / tests, min(map(len, samples)) - 1) * error)
-
-
-def transplant_all(
-    listed: Lists,
-    latents: LatentsReader,
-    model: nn.Module,
-    images: ImageSet,
-    params: RevealParams,
-    seed: int,
-    device: str | torch.device = "cpu",
-) -> Lists:
-    """Try every split of every class, flag the suspects that travel, and name the samples and neurons that carry them.
-
-    Tried are the listed clusters and sets of neurons, all other clusters of the search, and the sets of neurons of each
-    layer. Clusters of input heatmaps are not: they tell where relevance lies, and whatever lies there goes along.
-
-    Args:
-        listed: of `suspicion.rank_all`.
-        latents: of the biased train split.
-        model: the classifier of the latents; left as it was.
-        images: the images of the train split.
-        params: as of the search.
-        seed: the run's seed.
-        device: where the model computes.
-
-    Returns:
-        The list with `transplant` (see `Travelled.distance`; undefined for what was not tried); flagged is what reaches
-        `TransplantParams.distance`, which takes the place of the margin. A class where something does has one more
-        entry, `joined <class>`, with the largest distance: an artifact in several places makes several clusters, so
-        each sample counts how much travels from it, over all splits by at least half, and the `CARRYING` neurons that
-        correlate most with that count are a set whose pooled activation orders the samples. Flagged entries come first,
-        then what was tried, each by what travels; the rest stays in its order.
-    """
-    table, members, neurons = listed.suspects.copy(), [listed.members], [listed.neurons]
-    layers = tuple(params.layers) or latents.layers
-    splits = _splits_of_classes(latents, layers, params, seed)
-    first = []
-    for c, rows in rows_of_classes(latents, params, seed).items():
-        own = table[(table["class"] == c) & (table["kind"] != "sample") & table["view"].isin(layers)]
-        own = own[np.isfinite(own["statistic"].astype(float))]
-        known = _listed_splits(own, listed.members, latents.sample_ids("train")[rows])
-        tried = [*known, *_distinct(splits.get(c, []), known)]
-        if not tried:
-            continue
-        transplants = Transplants(latents, rows, model, images, params.transplant, seed, device, layers)
-        found = [transplants.travelled(split, len(tried)) for split in tried]
-        largest = np.array([max((one.distance for one in both), default=np.nan) for both in found])
-        table.loc[own.index, "transplant"] = largest[: len(own)]
-        if np.nanmax(largest, initial=0.0) >= params.transplant.distance:
-            best, name = int(np.nanargmax(largest)), f"joined {c}"
-            carrying = _carrying(transplants.own, _count([one for both in found for one in both]), name, int(c))
-            samples = _split_by(carrying, latents, int(c), params.min_size)
-            row = {"kind": "neurons", "name": name, "class": c, "view": tried[best].view, "size": len(carrying)}
-            first.append(pd.DataFrame([row | {"statistic": tried[best].distance, "transplant": largest[best]}]))
-            members.append(samples)
-            neurons.append(carrying)
-    table = _stacked([*first, table]).reindex(columns=list(LIST_COLUMNS))
-    table["flagged"] = table["transplant"] >= params.transplant.distance
-    order = table["transplant"].sort_values(ascending=False, kind="stable", na_position="last").index
-    table = table.loc[order].reset_index(drop=True)
-    table["place"] = np.arange(1, len(table) + 1)
-    return Lists(table, _stacked(members)[list(LIST_MEMBER_COLUMNS)], _stacked(neurons)[list(NEURON_COLUMNS)])
-
-
-def _stacked(tables: list[pd.DataFrame]) -> pd.DataFrame:
-    """Tables below each other; an empty one, whose columns have no type, would spoil theirs."""
-    return pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)
-
-
-def _listed_splits(own: pd.DataFrame, members: pd.DataFrame, ids: np.ndarray) -> list[Split]:
-    sides = [np.isin(ids, members.loc[members["name"] == name, "sample_id"]) for name in own["name"]]
-    return [Split(str(v), side, float(d)) for v, side, d in zip(own["view"], sides, own["statistic"])]
-
-
-def _splits_of_classes(
-    latents: LatentsReader, layers: Sequence[str], params: RevealParams, seed: int
-) -> dict[int, list[Split]]:
-    """All clusters and sets of neurons of each class, the most distant first."""
-    found: dict[int, list[Split]] = {}
-    for c, view, inside, distance in clusters_of_layers(latents, params, seed):
-        found.setdefault(c, []).append(Split(view, inside, distance))
-    for layer in layers:
-        activations = latents.activations("train", layer, "max")
-        for c, rows in rows_of_classes(latents, params, seed).items():
-            sets = neuron_sets(activations[rows], params.min_size)[: params.suspicion.max_neuron_sets]
-            found.setdefault(c, []).extend(
-                Split(layer, one.inside, one.statistic) for one in sets if np.isfinite(one.statistic)
-            )
-    return {c: sorted(splits, key=lambda split: -split.distance) for c, splits in found.items()}
-
-
-def _distinct(splits: Sequence[Split], known: Sequence[Split]) -> Iterator[Split]:
-    """Splits that are none of the known ones, nor mostly one before."""
-    same = {(split.view, side.tobytes()) for split in known for side in (split.inside, ~split.inside)}
-    seen: list[Split] = []
-    for split in splits:
-        if (split.view, split.inside.tobytes()) in same:
-            continue
-        others = [other.inside for other in seen if other.view == split.view]
-        differ = np.array([int((split.inside != other).sum()) for other in others])
-        smaller = min(split.inside.sum(), (~split.inside).sum())
-        if not (np.minimum(differ, len(split.inside) - differ) <= SAME * smaller).any():
-            seen.append(split)
-            yield split
-
-
-def _count(found: Sequence[Travelled]) -> Float[np.ndarray, " n"]:
-    """How much travels from each sample, summed over the best split and those of which half or more does.
-
-    The root of the sum: carriers that many splits name should not drown those that few do.
-    """
-    best = max(found, key=lambda one: one.distance)
-    chosen = [best, *(one for one in found if one.alone >= HALF and one is not best)]
-    return np.asarray(np.sqrt(np.sum([one.alone * one.inside for one in chosen], axis=0)))
-
-
-def _carrying(activations: Mapping[str, np.ndarray], count: np.ndarray, name: str, c: int) -> pd.DataFrame:
-    """The neurons, of all layers, whose activations correlate most with a count over samples (`NEURON_COLUMNS`)."""
-    tables = []
-    centred = (count - count.mean()) / max(float(np.linalg.norm(count - count.mean())), 1e-12)
-    for layer, values in activations.items():
-        x = values - values.mean(0, dtype=np.float64)
-        length = np.sqrt((x**2).sum(0))
-        r = centred @ x / np.where(length > 0, length, np.inf)
-        tables.append(pd.DataFrame({"layer": layer, "neuron": np.arange(len(r)), "r": r}))
-    all_ = pd.concat(tables, ignore_index=True)
-    kept = all_.loc[all_["r"].abs().sort_values(ascending=False, kind="stable").index[:CARRYING]].copy()
-    kept["name"], kept["class"], kept["sign"] = name, c, np.where(kept["r"] < 0, -1, 1)
-    return kept[list(NEURON_COLUMNS)]
-
-
-def _split_by(carrying: pd.DataFrame, latents: LatentsReader, c: int, min_size: int) -> pd.DataFrame:
-    """The samples of a class with a high pooled activation of a set of neurons (`LIST_MEMBER_COLUMNS`)."""
-    rows, name = np.flatnonzero(latents.targets("train") == c), str(carrying["name"].iloc[0])
-    activations = {v: latents.activations("train", v, "max")[rows] for v in carrying["layer"].unique()}
-    pooled = pooled_activation(activations, carrying, name)
-    side = np.flatnonzero(best_split(pooled, min_size)[0])
-    side = side[np.argsort(-pooled[side], kind="stable")]
-    ids = latents.sample_ids("train")[rows]
-    return pd.DataFrame({"name": name, "sample_id": ids[side], "typical": pooled[side]})

@@ -14,7 +14,7 @@ from xai_robustness.concepts.separability import latent_features
 from xai_robustness.concepts.spectral import RevealParams, find_suspects
 from xai_robustness.concepts.suspect_evaluation import evaluate_suspects
 from xai_robustness.concepts.suspicion import rank_all
-from xai_robustness.concepts.transplant import transplant_all
+from xai_robustness.concepts.transplant_list import transplant_all
 from xai_robustness.concepts.virelay import VirelayJob
 from xai_robustness.datasets.base import ImageSet, take
 from xai_robustness.figures.reveal import embedding_figure, prototype_figure
