@@ -7,6 +7,7 @@ SEEDS ?= 0 1 2
 ENV_OF_STUDY = $(if $(filter phantom,$(STUDY)),base,$(STUDY))
 ARGS ?=
 TESTS ?= tests
+WORKERS ?= 2
 
 .PHONY: run test study review viz mlflow lint bench bench-reveal bench-mitigation bench-ingest clean install install-dev
 
@@ -19,8 +20,8 @@ study: install  ## Run a study for several seeds and aggregate: make study STUDY
 review: $(VENV)/.installed-review  ## Look at suspects in the browser, tick, save: make review STUDY=isic_ruler
 	$(BIN)/python -m xai_robustness.review --env $(ENV_OF_STUDY) $(ARGS)
 
-test: install-dev  ## Run the tests
-	$(BIN)/python -m pytest $(TESTS) $(ARGS)
+test: install-dev  ## Run the tests, some files of them side by side
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS) $(ARGS)
 
 lint: install-dev  ## Style, types and layers
 	$(BIN)/ruff check src tests benchmarks

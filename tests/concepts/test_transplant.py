@@ -19,7 +19,7 @@ from xai_robustness.concepts.suspicion import (
     pooled_activation,
 )
 from xai_robustness.concepts.transplant import Split, Transplants, Travelled, _Probe, most_relevant
-from xai_robustness.concepts.transplant_list import CARRYING, transplant_all
+from xai_robustness.concepts.transplant_list import CARRYING, _joined, transplant_all
 from xai_robustness.datasets.base import DatasetInfo, ImageSet
 from xai_robustness.metrics.ranking import auroc
 from xai_robustness.models.taps import pool, tap
@@ -28,6 +28,7 @@ from xai_robustness.types import InputError
 N, SIDE = 120, 20
 INFO = DatasetInfo("made", ("one", "other"), "binary-class", 1)
 PARAMS = RevealParams(min_size=8, n_neighbors=10)
+LOOSE = TransplantParams(distance=99.0)
 ROWS = np.arange(80)
 
 
@@ -243,6 +244,25 @@ def test_what_travels_leads_the_list_and_is_joined():
     inside = np.isin(ROWS + 7, members["sample_id"])
     assert inside[carriers].mean() > 0.9 and inside[~carriers].mean() < 0.05
     assert members["typical"].is_monotonic_decreasing
+
+
+def test_the_first_layer_finds_the_carriers_that_splits_leave_out():
+    """Splits name half of the carriers, to which the last layer responds; the first one responds to all of them."""
+    latents, carriers = made("mark")
+    found, rng, half = surgeon(latents), np.random.default_rng(3), ROWS < 12
+    seen = {"first": np.outer(carriers, np.ones(20)), "last": np.outer(half, np.ones(20))}
+    found.own = {layer: (x + rng.normal(0, 0.3, x.shape)).astype(np.float32) for layer, x in seen.items()}
+    found.layers = ("first", "last")
+    latents.activations = lambda split, layer, how: np.concatenate([found.own[layer], np.zeros((40, 20), np.float32)])
+    neurons, members = _joined(found, [Travelled(half, 0.8, 0.9, 3.0)], "joined 0", 0, latents, PARAMS)
+    assert (neurons["layer"] == "first").all() and len(neurons) == CARRYING
+    assert set(members["sample_id"]) == set(np.flatnonzero(carriers) + 7)
+
+
+def test_what_hardly_travels_is_joined_and_not_flagged():
+    found, _, _ = all_transplants("mark", listed({}), PARAMS.model_copy(update={"transplant": LOOSE}))
+    assert found.suspects["name"].tolist() == ["joined 0"] and not found.suspects["flagged"].any()
+    assert 0 < found.suspects["transplant"].iloc[0] < LOOSE.distance
 
 
 def test_clusters_that_the_list_leaves_out_are_tried_too():

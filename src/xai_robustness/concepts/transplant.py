@@ -149,9 +149,8 @@ class Transplants:
         inside, fold = split.inside, self.fold
         if any(min(inside[fold == f].sum(), (~inside)[fold == f].sum()) < 2 for f in (0, 1)):
             return []
-        x = self.own[split.view].astype(np.float64)
-        probes = [_Probe.fit(x[fold != f], inside[fold != f]) for f in (0, 1)]
-        told = _told(probes, fold, x)
+        probes, own = self._probes(split)
+        told = _told(probes, fold, own)
         if auroc(told, inside) < TOLD:
             return []
         gap = float(told[inside].mean() - told[~inside].mean())
@@ -171,6 +170,16 @@ class Transplants:
             share, alone = (bound - max(0.0, back) for bound in bounds)
             found.append(Travelled(side, share, alone, share * split.distance))
         return found
+
+    def told(self, split: Split) -> Float[np.ndarray, " n"]:
+        """What a probe of the split's layer says of each sample of the class, fitted on the others' half."""
+        probes, own = self._probes(split)
+        return _told(probes, self.fold, own)
+
+    def _probes(self, split: Split) -> tuple[list["_Probe"], np.ndarray]:
+        """Of each fold, fitted on the other one; and the activations of the layer."""
+        own = self.own[split.view].astype(np.float64)
+        return [_Probe.fit(own[self.fold != f], split.inside[self.fold != f]) for f in (0, 1)], own
 
     def _way(self, side: np.ndarray, lost: np.ndarray, gained: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """By donor: what one side loses and the other gains, and what the other gains from its own kind."""

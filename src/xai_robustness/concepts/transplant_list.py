@@ -54,11 +54,9 @@ def transplant_all(
 
     Returns:
         The list with `transplant` (see `Travelled.distance`; undefined for what was not tried); flagged is what reaches
-        `TransplantParams.distance`, which takes the place of the margin. A class where something does has one more
-        entry, `joined <class>`, with the largest distance: an artifact in several places makes several clusters, so
-        each sample counts how much travels from it, over all splits by at least half, and the `CARRYING` neurons that
-        correlate most with that count are a set whose pooled activation orders the samples. Flagged entries come first,
-        then what was tried, each by what travels; the rest stays in its order.
+        `TransplantParams.distance`, which takes the place of the margin. A class where anything travels has one more
+        entry, `joined <class>`, with the largest distance (see `_joined`): an artifact in several places makes several
+        clusters. What was tried comes first, by what travels; the rest stays in its order.
     """
     table, members, neurons = listed.suspects.copy(), [listed.members], [listed.neurons]
     layers = tuple(params.layers) or latents.layers
@@ -75,10 +73,10 @@ def transplant_all(
         found = [transplants.travelled(split, len(tried)) for split in tried]
         largest = np.array([max((one.distance for one in both), default=np.nan) for both in found])
         table.loc[own.index, "transplant"] = largest[: len(own)]
-        if np.nanmax(largest, initial=0.0) >= params.transplant.distance:
+        if np.nanmax(largest, initial=0.0) > 0:
             best, name = int(np.nanargmax(largest)), f"joined {c}"
-            carrying = _carrying(transplants.own, _count([one for both in found for one in both]), name, int(c))
-            samples = _split_by(carrying, latents, int(c), params.min_size)
+            flat = [one for both in found for one in both]
+            carrying, samples = _joined(transplants, flat, name, int(c), latents, params)
             row = {"kind": "neurons", "name": name, "class": c, "view": tried[best].view, "size": len(carrying)}
             first.append(pd.DataFrame([row | {"statistic": tried[best].distance, "transplant": largest[best]}]))
             members.append(samples)
@@ -131,6 +129,29 @@ def _distinct(splits: Sequence[Split], known: Sequence[Split]) -> Iterator[Split
         if not (np.minimum(differ, len(split.inside) - differ) <= SAME * smaller).any():
             seen.append(split)
             yield split
+
+
+def _joined(
+    transplants: Transplants,
+    found: Sequence[Travelled],
+    name: str,
+    c: int,
+    latents: LatentsReader,
+    params: RevealParams,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The neurons and the samples of a class that carry what travels (`NEURON_COLUMNS`, `LIST_MEMBER_COLUMNS`).
+
+    Each sample counts how much travels from it, over all splits; the `CARRYING` neurons that correlate most with that
+    count order the samples by their pooled activation, and split them. These are the purest carriers, not all of them:
+    so a probe of the first layer, where a mark looks alike whatever it lies on, learns from them who else carries it,
+    and the neurons that correlate most with what it says, out of fold, are named, and the samples that they split off.
+    """
+    own = transplants.own
+    purest = _carrying(own, _count(found), name, c)
+    inside, _ = best_split(pooled_activation(own, purest, name), params.min_size)
+    told = transplants.told(Split(transplants.layers[0], inside, np.nan)) if inside.any() else _count(found)
+    carrying = _carrying(own, told, name, c)
+    return carrying, _split_by(carrying, latents, c, params.min_size)
 
 
 def _count(found: Sequence[Travelled]) -> Float[np.ndarray, " n"]:
