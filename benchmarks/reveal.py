@@ -19,15 +19,9 @@ from reveal_cells import STUDIES, Cell, cells, images_of, latents_of, prepare
 
 from xai_robustness.concepts.image_properties import image_properties, label_associations
 from xai_robustness.concepts.spectral import RevealParams, find_suspects
-from xai_robustness.concepts.suspect_evaluation import wilson_interval
-from xai_robustness.concepts.suspicion import (
-    SuspicionParams,
-    is_cluster_hit,
-    is_neuron_hit,
-    pooled_activation,
-    rank_all,
-)
-from xai_robustness.concepts.transplant_list import transplant_all
+from xai_robustness.concepts.suspect_evaluation import is_hit, wilson_interval
+from xai_robustness.concepts.suspicion import SuspicionParams
+from xai_robustness.concepts.transplant_list import list_suspects
 from xai_robustness.models.checkpoint import load_model
 
 RESULTS = Path(__file__).parent / "results" / "reveal.json"
@@ -44,11 +38,9 @@ def judge(cell: Cell, folder: Path, device: str) -> dict[str, object]:
         return json.loads(kept.read_text())
     latents, images = latents_of(folder), images_of(cell)["train/biased"]
     suspects, members, _ = find_suspects(latents, PARAMS, cell.seed)
-    listed = rank_all(suspects, members, latents, PARAMS.suspicion, PARAMS.min_size, cell.seed)
-    listed = transplant_all(listed, latents, load_model(folder), images, PARAMS, cell.seed, device)
-    ids, classes = latents.sample_ids("train"), latents.targets("train")
-    truth = pd.Series(images.has_artifact, images.sample_ids).loc[ids].to_numpy(bool)
-    hits = [_is_hit(row, listed, latents, ids, classes, truth) for _, row in listed.suspects.iterrows()]
+    listed = list_suspects(suspects, members, latents, load_model(folder), images, PARAMS, cell.seed, device)
+    truth = pd.Series(images.has_artifact, images.sample_ids).loc[latents.sample_ids("train")].to_numpy(bool)
+    hits = [is_hit(row, listed, latents, truth) for _, row in listed.suspects.iterrows()]
     table = listed.suspects.assign(hit=hits)
     found: dict[str, object] = {"cell": cell.name, **json.loads((folder / "finished.json").read_text())}
     for kind in KINDS:
@@ -62,15 +54,6 @@ def judge(cell: Cell, folder: Path, device: str) -> dict[str, object]:
     table.to_csv(folder / "list.csv", index=False)
     kept.write_text(json.dumps(found), encoding="utf-8")
     return found
-
-
-def _is_hit(row, listed, latents, ids, classes, truth) -> bool:
-    own = classes == row["class"]
-    if row["kind"] == "neurons":
-        x = {layer: latents.activations("train", layer, "max")[own] for layer in latents.layers}
-        return is_neuron_hit(pooled_activation(x, listed.neurons, row["name"]), truth[own])
-    inside = np.isin(ids[own], listed.members.loc[listed.members["name"] == row["name"], "sample_id"])
-    return row["kind"] == "cluster" and is_cluster_hit(inside, truth[own])
 
 
 def rows_of(found: list[tuple[Cell, dict]]) -> list[dict[str, object]]:

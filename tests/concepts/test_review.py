@@ -4,6 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from xai_robustness.concepts.review import (
+    CONTROL,
     LABEL_COLUMNS,
     REVIEW_COLUMNS,
     ReviewParams,
@@ -14,6 +15,7 @@ from xai_robustness.concepts.review import (
 )
 from xai_robustness.concepts.samples import sample_table
 from xai_robustness.concepts.spectral import RevealParams, find_suspects
+from xai_robustness.concepts.suspicion import rank_all
 from xai_robustness.types import InputError
 
 FOUND: dict[float, tuple] = {}
@@ -22,10 +24,15 @@ PARAMS = ReviewParams(budget=60, val_budget=20, per_suspect=5)
 
 
 def suspects_of(latents):
-    """Suspects and members, searched once for each rate of the invented latents."""
+    """The list and its members, searched once for each rate of the invented latents."""
     if latents.rate not in FOUND:
-        FOUND[latents.rate] = find_suspects(latents, REVEAL, seed=0)[:2]
+        FOUND[latents.rate] = listed(latents, REVEAL)
     return FOUND[latents.rate]
+
+
+def listed(latents, params):
+    found = rank_all(*find_suspects(latents, params, seed=0)[:2], latents, params.suspicion, params.min_size, 0)
+    return found.suspects, found.members
 
 
 def review(latents, params=PARAMS, truth=None):
@@ -36,21 +43,22 @@ def review(latents, params=PARAMS, truth=None):
 
 
 def test_the_oracle_keeps_its_budgets_and_tells_the_truth(latents):
-    _, members, reviewed = review(latents)
+    suspects, members, reviewed = review(latents)
+    first = members.loc[members["name"] == suspects["name"].iloc[0], "sample_id"]
     assert list(reviewed.columns) == list(REVIEW_COLUMNS) and reviewed["sample_id"].is_unique
     train, val = (reviewed[reviewed["split"] == split] for split in ("train", "val"))
     assert len(train) <= 45 and len(val) == 20
     truth = latents.truth("train", "val").set_index("sample_id")["artifact"]
     assert (reviewed["artifact"].to_numpy() == truth[reviewed["sample_id"]].to_numpy()).all()
-    control = train[train["suspect"] == -1]
+    control = train[train["suspect"] == CONTROL]
     assert (control["class"] == 0).all() and len(control) == 23
-    assert not control["sample_id"].isin(members.loc[members["suspect"] == 0, "sample_id"]).any()
+    assert not control["sample_id"].isin(first).any()
     assert (val["class"] == 0).all() and val["artifact"].nunique() == 2
 
 
 def test_the_most_typical_members_are_looked_at(latents):
     suspects, members, reviewed = review(latents)
-    first = members[members["suspect"] == 0]["sample_id"][:5]
+    first = members[members["name"] == suspects["name"].iloc[0]]["sample_id"][:5]
     assert first.isin(reviewed["sample_id"]).all() and reviewed.set_index("sample_id").loc[first, "artifact"].all()
 
 
@@ -71,16 +79,29 @@ def test_a_budget_of_zero_confirms_nothing(latents):
 
 
 def test_no_suspects_give_an_empty_review(latents):
-    suspects, members, _ = find_suspects(latents, REVEAL.model_copy(update={"min_size": 50}), seed=0)
+    suspects, members = listed(latents, REVEAL.model_copy(update={"min_size": 50}))
     reviewed = review_suspects(
         suspects, members, sample_table(latents, ("train", "val")), latents.truth("train", "val"), PARAMS, 0
     )
     assert reviewed.empty and list(reviewed.columns) == list(REVIEW_COLUMNS)
 
 
+def named(names, classes, kind="cluster"):
+    return pd.DataFrame({"place": range(1, len(names) + 1), "kind": kind, "name": names, "class": classes})
+
+
+def test_single_samples_are_not_judged():
+    suspects = pd.concat([named(["sample 3"], [0], "sample"), named(["a"], [0]).assign(place=2)])
+    members = pd.DataFrame({"name": ["sample 3"] + ["a"] * 4, "sample_id": [3, 0, 1, 2, 3]})
+    samples = pd.DataFrame({"sample_id": range(8), "split": "train", "class": 0})
+    truth = pd.DataFrame({"sample_id": range(8), "artifact": [True] * 4 + [False] * 4})
+    reviewed = review_suspects(suspects, members, samples, truth, PARAMS, seed=0)
+    assert set(reviewed["suspect"]) == {"a", CONTROL}
+
+
 def test_purity_decides_what_is_confirmed():
-    suspects = pd.DataFrame({"suspect": [0, 1], "rank": [1, 2], "class": [0, 1]})
-    members = pd.DataFrame({"suspect": [0] * 4 + [1] * 4, "sample_id": range(8)})
+    suspects = named(["a", "b"], [0, 1])
+    members = pd.DataFrame({"name": ["a"] * 4 + ["b"] * 4, "sample_id": range(8)})
     samples = pd.DataFrame({"sample_id": range(8), "split": "train", "class": [0] * 4 + [1] * 4})
     truth = pd.DataFrame({"sample_id": range(8), "artifact": [True, False, False, False, True, True, True, False]})
     params = ReviewParams(budget=64, val_budget=0, per_suspect=4, min_purity=0.75)
@@ -90,14 +111,15 @@ def test_purity_decides_what_is_confirmed():
 
 def test_looking_stops_where_a_suspect_cannot_be_confirmed_any_more():
     """Ten clean suspects before the true one: six looks each instead of ten leave enough for it."""
-    suspects = pd.DataFrame({"suspect": range(11), "rank": range(1, 12), "class": [0] * 11})
-    members = pd.DataFrame({"suspect": np.repeat(range(11), 10), "sample_id": range(110)})
+    names = [f"suspect {i:02}" for i in range(11)]
+    suspects = named(names, [0] * 11)
+    members = pd.DataFrame({"name": np.repeat(names, 10), "sample_id": range(110)})
     samples = pd.DataFrame({"sample_id": range(110), "split": "train", "class": 0})
     truth = pd.DataFrame({"sample_id": range(110), "artifact": [False] * 100 + [True] * 10})
     params = ReviewParams(budget=200, val_budget=0, per_suspect=10, min_purity=0.5)
     reviewed = review_suspects(suspects, members, samples, truth, params, seed=0)
-    looked_at = reviewed[reviewed["suspect"] >= 0].groupby("suspect").size()
-    assert looked_at.to_dict() == dict.fromkeys(range(10), 6) | {10: 10}
+    looked_at = reviewed[reviewed["suspect"] != CONTROL].groupby("suspect").size()
+    assert looked_at.to_dict() == dict.fromkeys(names[:10], 6) | {names[10]: 10}
     assert reviewed["confirmed"].all()
 
 
@@ -129,7 +151,7 @@ def test_refinement_does_not_read_the_truth_of_samples_it_did_not_look_at(latent
 def test_a_class_that_carries_it_throughout_is_labelled_throughout(throughout):
     samples = np.arange(240)
     reviewed = pd.DataFrame({"sample_id": samples[:30:3], "split": "train", "class": 0, "artifact": True})
-    reviewed = reviewed.assign(source="oracle", suspect=0, confirmed=True)
+    reviewed = reviewed.assign(source="oracle", suspect="a", confirmed=True)
     labels = refine_labels(reviewed, throughout, ReviewParams(budget=10), None, seed=0)
     assert labels.groupby("class")["artifact"].mean().to_dict() == {0: 1.0, 1: 0.0, 2: 0.0}
 
@@ -139,11 +161,12 @@ def test_a_persons_table_is_the_review(latents, tmp_path):
     truth = latents.truth("train", "val")
     truth[truth["class"] == 0].iloc[::2][["sample_id", "artifact"]].astype(int).to_csv(path, index=False)
     params = ReviewParams(reviewer="csv", csv=str(path))
-    _, members, reviewed = review(latents, params)
+    _, _, reviewed = review(latents, params)
     assert set(reviewed["source"]) == {"csv"} and reviewed["confirmed"].all() and len(reviewed) == 55
-    best = (
-        members.drop_duplicates("sample_id").set_index("sample_id")["suspect"].reindex(reviewed["sample_id"]).fillna(-1)
-    )
+    suspects, members = suspects_of(latents)
+    place = members["name"].map(suspects.set_index("name")["place"])
+    best = members.loc[place.sort_values(kind="stable").index].drop_duplicates("sample_id")
+    best = best.set_index("sample_id")["name"].reindex(reviewed["sample_id"]).fillna(CONTROL)
     np.testing.assert_array_equal(reviewed["suspect"], best)
     labels = refine_labels(reviewed, latents, params, None, seed=0)
     known = latents.truth("train")["artifact"].to_numpy()

@@ -13,9 +13,15 @@ from xai_robustness.concepts.spectral import (
     find_suspects,
 )
 from xai_robustness.concepts.suspect_evaluation import EVALUATION_COLUMNS, Z_95, evaluate_suspects, wilson_interval
+from xai_robustness.concepts.suspicion import rank_all
 from xai_robustness.types import InputError
 
 PARAMS = RevealParams(n_neighbors=15, n_clusters=(2, 3), layout="eigenvectors", min_size=8, n_null=1)
+
+
+def listed(suspects, members, latents):
+    found = rank_all(suspects, members, latents, PARAMS.suspicion, PARAMS.min_size, 0)
+    return found.suspects, found.members
 
 
 def test_the_artifact_cluster_is_the_first_suspect(latents):
@@ -23,7 +29,8 @@ def test_the_artifact_cluster_is_the_first_suspect(latents):
     assert list(suspects.columns) == list(SUSPECT_COLUMNS) and list(members.columns) == list(MEMBER_COLUMNS)
     first = suspects.iloc[0]
     assert (first["class"], first["view"]) == (0, "late") and first["score"] > 1.5
-    result = evaluate_suspects(suspects, members, latents.truth("train")).iloc[0]
+    result = evaluate_suspects(*listed(suspects, members, latents), latents.truth("train")).set_index("suspect")
+    result = result.loc["cluster 0"]
     assert result["precision"] > 0.85 and result["recall"] > 0.85
     embedding = embeddings["class_0/late"]
     assert embedding.points.shape == (80, 2) and set(members[members["suspect"] == 0]["sample_id"]) <= set(
@@ -67,7 +74,7 @@ def test_large_classes_are_sampled_and_small_ones_left_out(latents):
     suspects, members, embeddings = find_suspects(latents, PARAMS.model_copy(update={"min_size": 50}), seed=0)
     assert suspects.empty and members.empty and not embeddings
     assert list(suspects.columns) == list(SUSPECT_COLUMNS) and list(members.columns) == list(MEMBER_COLUMNS)
-    assert evaluate_suspects(suspects, members, latents.truth("train")).empty
+    assert evaluate_suspects(*listed(suspects, members, latents), latents.truth("train")).empty
 
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 5), (3, 7), (9, 10), (50, 50)])
@@ -81,20 +88,20 @@ def test_wilson_interval_of_nothing_is_undefined():
 
 
 def test_evaluation_counts_by_hand():
-    suspects = pd.DataFrame({"suspect": [0, 1], "class": [0, 1]})
-    members = pd.DataFrame({"suspect": [0, 0, 1], "sample_id": [1, 2, 5]})
+    suspects = pd.DataFrame({"name": ["a", "b", "c"], "kind": ["cluster", "neurons", "sample"], "class": [0, 1, 0]})
+    members = pd.DataFrame({"name": ["a", "a", "b", "c"], "sample_id": [1, 2, 5, 1]})
     truth = pd.DataFrame(
         {"sample_id": [1, 2, 3, 4, 5], "class": [0, 0, 0, 0, 1], "artifact": [True, False, True, True, False]}
     )
     table = evaluate_suspects(suspects, members, truth)
-    assert list(table.columns) == list(EVALUATION_COLUMNS)
+    assert list(table.columns) == list(EVALUATION_COLUMNS) and table["suspect"].tolist() == ["a", "b"]
     assert (table.loc[0, "precision"], table.loc[0, "recall"], table.loc[0, "f1"]) == (0.5, pytest.approx(1 / 3), 0.4)
     assert table.loc[1, "precision"] == 0 and np.isnan(table.loc[1, "recall"]) and np.isnan(table.loc[1, "f1"])
 
 
 def test_evaluation_counts_train_rows_alone_and_works_without_classes():
-    suspects = pd.DataFrame({"suspect": [0], "class": [0]})
-    members = pd.DataFrame({"suspect": [0, 0], "sample_id": [1, 2]})
+    suspects = pd.DataFrame({"name": ["a"], "kind": ["cluster"], "class": [0]})
+    members = pd.DataFrame({"name": ["a", "a"], "sample_id": [1, 2]})
     truth = pd.DataFrame(
         {"sample_id": [1, 2, 3, 4], "split": ["train"] * 3 + ["val"], "artifact": [True, False, True, True]}
     )

@@ -21,6 +21,8 @@ from xai_robustness.types import InputError, Params
 REVIEW_COLUMNS = (*SAMPLE_COLUMNS, "artifact", "source", "suspect", "confirmed")
 LABEL_COLUMNS = (*SAMPLE_COLUMNS, "artifact", "source")
 PROPOSAL_COLUMNS = (*SAMPLE_COLUMNS, "score", "artifact")
+CONTROL = "control"
+"""In the column suspect: a sample that was looked at for none of them."""
 
 
 class ReviewParams(Params):
@@ -48,9 +50,9 @@ class _Oracle:
     """Answers from the truth and remembers every look; a sample is looked at once."""
 
     answers: dict[int, bool]
-    seen: dict[int, tuple[bool, int]] = field(default_factory=dict)
+    seen: dict[int, tuple[bool, str]] = field(default_factory=dict)
 
-    def look(self, ids: Iterable[int], suspect: int, at_most: int) -> list[bool]:
+    def look(self, ids: Iterable[int], suspect: str, at_most: int) -> list[bool]:
         """Answers for `ids` until `at_most` new looks are spent."""
         found = []
         for sample_id in map(int, ids):
@@ -73,42 +75,42 @@ def review_suspects(
 ) -> pd.DataFrame:
     """Look at samples of the suspects and say which carry the artifact.
 
-    The oracle goes through the suspects by rank and looks at the `per_suspect` most typical members of each; a
-    suspect of which at least `min_purity` carry the artifact is confirmed; looking stops where that is out of
+    The oracle goes through the list and looks at the `per_suspect` most typical members of each suspect but single
+    samples; one of which at least `min_purity` carry the artifact is confirmed; looking stops where that is out of
     reach. Half of the budget (less `refine_share`) goes to the suspects, first for judging, then to random members
     of the confirmed ones; the other half to random train samples of the same classes outside of them, and
     `val_budget` to random validation samples of these classes.
 
     Args:
-        suspects: of `find_suspects`.
-        members: of `find_suspects`.
+        suspects: the one list, of `suspicion.Lists`.
+        members: their samples, of `suspicion.Lists`.
         samples: `samples.sample_table` of train and val.
         truth: sample_id and artifact of biased train and val; only the oracle needs it.
         params: see `ReviewParams`.
         seed: the run's seed.
 
     Returns:
-        A row a reviewed sample (`REVIEW_COLUMNS`): what it shows, who said so, the suspect it was looked at for (-1:
-        control), and whether its class has a confirmed suspect. A person's table confirms the classes in which it has
+        A row a reviewed sample (`REVIEW_COLUMNS`): what it shows, who said so, the suspect it was looked at for, or
+        `CONTROL`, and whether its class has a confirmed suspect. A person's table confirms the classes in which it has
         an artifact.
 
     Raises:
         InputError: the table is missing or malformed, or names samples that train and val do not have.
     """
     if params.reviewer == "csv":
-        return _from_table(Path(str(params.csv)), members, samples)
+        return _from_table(Path(str(params.csv)), suspects, members, samples)
     if truth is None:
         raise InputError("The truth parameter of review_suspects must be given to the oracle. Got None instead.")
     oracle = _Oracle(_answers(truth))
     confirmed = _judge(oracle, suspects, members, params, seed)
-    classes = suspects.loc[suspects["suspect"].isin(confirmed), "class"].unique()
-    inside = members.loc[members["suspect"].isin(confirmed), "sample_id"]
+    classes = suspects.loc[suspects["name"].isin(confirmed), "class"].unique()
+    inside = members.loc[members["name"].isin(confirmed), "sample_id"]
     ours = samples[samples["class"].isin(classes)]
     control = ours[(ours["split"] == "train") & ~ours["sample_id"].isin(inside)]["sample_id"].to_numpy()
     control = control[~np.isin(control, list(oracle.seen))]
-    oracle.look(_shuffled(control, seed, "control"), -1, _first_look(params) - _first_look(params) // 2)
+    oracle.look(_shuffled(control, seed, "control"), CONTROL, _first_look(params) - _first_look(params) // 2)
     val = ours.loc[ours["split"] == "val", "sample_id"].to_numpy()
-    oracle.look(_shuffled(val, seed, "val"), -1, params.val_budget)
+    oracle.look(_shuffled(val, seed, "val"), CONTROL, params.val_budget)
     return _table(oracle, samples, classes)
 
 
@@ -124,14 +126,19 @@ def _answers(truth: pd.DataFrame) -> dict[int, bool]:
     return dict(zip(truth["sample_id"].astype(int), truth["artifact"].astype(bool)))
 
 
+def _several(suspects: pd.DataFrame) -> list[str]:
+    """Names of the suspects that are more than one sample, in the order of the list."""
+    return list(suspects[suspects["kind"] != "sample"].sort_values("place")["name"])
+
+
 def _judge(
     oracle: _Oracle, suspects: pd.DataFrame, members: pd.DataFrame, params: ReviewParams, seed: int
-) -> list[int]:
+) -> list[str]:
     """Confirmed suspects; spends half of the first look on them, at most half of that on judging once one is found."""
     budget = _first_look(params) // 2
-    ranked = [int(s) for s in suspects.sort_values("rank")["suspect"]]
-    lists = {s: members.loc[members["suspect"] == s, "sample_id"].to_numpy() for s in ranked}
-    confirmed: list[int] = []
+    ranked = _several(suspects)
+    lists = {s: members.loc[members["name"] == s, "sample_id"].to_numpy() for s in ranked}
+    confirmed: list[str] = []
     for suspect in ranked:
         left = budget - len(oracle.seen)
         if left < params.per_suspect or (confirmed and left < budget / 2):
@@ -145,7 +152,7 @@ def _judge(
     return confirmed
 
 
-def _confirmed(oracle: _Oracle, ids: np.ndarray, suspect: int, min_purity: float) -> bool:
+def _confirmed(oracle: _Oracle, ids: np.ndarray, suspect: str, min_purity: float) -> bool:
     """Whether enough of `ids` carry the artifact; once that is out of reach, the rest are not looked at."""
     needed = max(2, math.ceil(min_purity * len(ids)))
     found = 0
@@ -162,10 +169,10 @@ def _table(oracle: _Oracle, samples: pd.DataFrame, classes: np.ndarray) -> pd.Da
     table["source"] = "oracle"
     table["suspect"] = [oracle.seen[i][1] for i in table["sample_id"]]
     table["confirmed"] = table["class"].isin(classes)
-    return table.astype({"artifact": bool, "suspect": int}).reset_index(drop=True)[list(REVIEW_COLUMNS)]
+    return table.astype({"artifact": bool, "suspect": str}).reset_index(drop=True)[list(REVIEW_COLUMNS)]
 
 
-def _from_table(path: Path, members: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:
+def _from_table(path: Path, suspects: pd.DataFrame, members: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:
     said = read_review(path)
     unknown = said.loc[~said["sample_id"].isin(samples["sample_id"]), "sample_id"]
     if len(unknown):
@@ -174,9 +181,10 @@ def _from_table(path: Path, members: pd.DataFrame, samples: pd.DataFrame) -> pd.
             f"{unknown.iloc[0]}). Use the ids of the suspects' members."
         )
     table = samples.merge(said, on="sample_id")
-    best = members.drop_duplicates("sample_id").set_index("sample_id")["suspect"]
+    several = [members[members["name"] == name] for name in _several(suspects)]
+    best = pd.concat([members[:0], *several]).drop_duplicates("sample_id").set_index("sample_id")["name"]
     table["source"] = "csv"
-    table["suspect"] = table["sample_id"].map(best).fillna(-1).astype(int)
+    table["suspect"] = table["sample_id"].map(best).fillna(CONTROL)
     found = table.loc[table["artifact"] & (table["split"] == "train"), "class"].unique()
     table["confirmed"] = table["class"].isin(found)
     return table[list(REVIEW_COLUMNS)]

@@ -2,6 +2,10 @@
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Bool
+
+from xai_robustness.concepts.samples import LatentsReader
+from xai_robustness.concepts.suspicion import Lists, is_cluster_hit, is_neuron_hit, pooled_activation
 
 EVALUATION_COLUMNS = ("suspect", "precision", "precision_low", "precision_high") + (
     "recall",
@@ -18,8 +22,8 @@ def evaluate_suspects(suspects: pd.DataFrame, members: pd.DataFrame, truth: pd.D
     """Precision, recall and F1 of each suspect against the known artifacts, with 95 % Wilson intervals [Wilson1927].
 
     Args:
-        suspects: of `find_suspects`.
-        members: of `find_suspects`.
+        suspects: the one list, of `suspicion.Lists`; single samples are left out.
+        members: their samples, of `suspicion.Lists`.
         truth: sample_id and artifact; with a column split, its train rows count; with a column class, recall is over
             the suspect's class.
 
@@ -29,13 +33,32 @@ def evaluate_suspects(suspects: pd.DataFrame, members: pd.DataFrame, truth: pd.D
     truth = truth[truth["split"] == "train"] if "split" in truth else truth
     artifact = truth["artifact"].astype(bool)
     rows = []
-    for suspect, c in zip(suspects["suspect"], suspects["class"]):
-        inside = truth["sample_id"].isin(members.loc[members["suspect"] == suspect, "sample_id"])
+    several = suspects[suspects["kind"] != "sample"]
+    for suspect, c in zip(several["name"], several["class"]):
+        inside = truth["sample_id"].isin(members.loc[members["name"] == suspect, "sample_id"])
         reachable = artifact & (truth["class"] == c) if "class" in truth else artifact
         hits, size, total = int((inside & artifact).sum()), int(inside.sum()), int(reachable.sum())
         f1 = 2 * hits / (size + total) if total else float("nan")
         rows.append((suspect, *wilson_interval(hits, size), *wilson_interval(hits, total), f1, size, total))
     return pd.DataFrame(rows, columns=list(EVALUATION_COLUMNS))
+
+
+def is_hit(suspect: pd.Series, listed: Lists, latents: LatentsReader, artifact: Bool[np.ndarray, " n"]) -> bool:
+    """Whether a suspect of the list names the artifact: a set of neurons by its activation, a cluster by its samples.
+
+    Args:
+        suspect: a row of `listed.suspects`; a single sample is never a hit.
+        listed: the list.
+        latents: of the biased train split.
+        artifact: the truth over the samples of the latents.
+    """
+    own = latents.targets("train") == suspect["class"]
+    if suspect["kind"] == "neurons":
+        x = {layer: latents.activations("train", layer, "max")[own] for layer in latents.layers}
+        return is_neuron_hit(pooled_activation(x, listed.neurons, suspect["name"]), artifact[own])
+    named = listed.members.loc[listed.members["name"] == suspect["name"], "sample_id"]
+    inside = np.isin(latents.sample_ids("train")[own], named)
+    return suspect["kind"] == "cluster" and is_cluster_hit(inside, artifact[own])
 
 
 def wilson_interval(hits: int, n: int) -> tuple[float, float, float]:

@@ -17,6 +17,7 @@ from xai_robustness.concepts.suspicion import (
     NEURON_COLUMNS,
     Lists,
     pooled_activation,
+    rank_all,
 )
 from xai_robustness.concepts.transplant import Split, Transplants, Travelled
 from xai_robustness.datasets.base import ImageSet
@@ -27,6 +28,35 @@ HALF = 0.5
 """Share of a split's difference that must travel, each test for itself, for its samples to count as carriers."""
 CARRYING = 16
 """Neurons that are named as those of the carriers."""
+
+
+def list_suspects(
+    clusters: pd.DataFrame,
+    cluster_members: pd.DataFrame,
+    latents: LatentsReader,
+    model: nn.Module,
+    images: ImageSet,
+    params: RevealParams,
+    seed: int,
+    device: str | torch.device = "cpu",
+) -> Lists:
+    """The one list of suspects: `suspicion.rank_all`, then `transplant_all` unless there are no partners.
+
+    Args:
+        clusters: of `spectral.find_suspects`.
+        cluster_members: of `spectral.find_suspects`.
+        latents: of the biased train split.
+        model: the classifier of the latents; left as it was.
+        images: the images of the train split.
+        params: as of the search.
+        seed: the run's seed.
+        device: where the model computes.
+    """
+    layers = tuple(params.layers) or latents.layers
+    listed = rank_all(clusters, cluster_members, latents, params.suspicion, params.min_size, seed, layers)
+    if not params.transplant.partners:
+        return listed
+    return transplant_all(listed, latents, model, images, params, seed, device)
 
 
 def transplant_all(
@@ -56,7 +86,7 @@ def transplant_all(
         The list with `transplant` (see `Travelled.distance`; undefined for what was not tried); flagged is what reaches
         `TransplantParams.distance`, which takes the place of the margin. A class where anything travels has one more
         entry, `joined <class>`, with the largest distance (see `_joined`): an artifact in several places makes several
-        clusters. What was tried comes first, by what travels; the rest stays in its order.
+        clusters. What travels comes first, the farther the earlier; the rest stays in its order.
     """
     table, members, neurons = listed.suspects.copy(), [listed.members], [listed.neurons]
     layers = tuple(params.layers) or latents.layers
@@ -83,7 +113,7 @@ def transplant_all(
             neurons.append(carrying)
     table = _stacked([*first, table]).reindex(columns=list(LIST_COLUMNS))
     table["flagged"] = table["transplant"] >= params.transplant.distance
-    order = table["transplant"].sort_values(ascending=False, kind="stable", na_position="last").index
+    order = table["transplant"].fillna(0).clip(lower=0).sort_values(ascending=False, kind="stable").index
     table = table.loc[order].reset_index(drop=True)
     table["place"] = np.arange(1, len(table) + 1)
     return Lists(table, _stacked(members)[list(LIST_MEMBER_COLUMNS)], _stacked(neurons)[list(NEURON_COLUMNS)])

@@ -6,19 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from torch import nn
 
 from xai_robustness.attribution.latents import Latents, PreprocessingParams, latents_job
 from xai_robustness.chunks import open_arrays
 from xai_robustness.concepts.spectral import RevealParams, find_suspects
-from xai_robustness.concepts.suspicion import is_cluster_hit
+from xai_robustness.concepts.suspect_evaluation import is_hit
+from xai_robustness.concepts.transplant_list import list_suspects
 from xai_robustness.mitigation.sensitivity import Labelled, Loader
 
 
 def suspected(
     model: nn.Sequential, labelled: Labelled, params: RevealParams, seed: int, device: str
 ) -> dict[str, Any] | None:
-    """Whether reveal lists a cluster that names the labelled artifact, in this model's own relevances.
+    """Whether reveal lists a suspect that names the labelled artifact, in this model's own relevances.
 
     Args:
         model: classifier, insertions included; left as it was.
@@ -28,26 +30,28 @@ def suspected(
         device: where to compute.
 
     Returns:
-        `listed`; `place` (from 1), `score` and `p_value` of the first suspect that is a hit (see
-        `suspicion.is_cluster_hit`), null where none is; `suspects` and `images`, their numbers. None where there are
+        `listed`; `place` (from 1) and `transplant` of the first suspect that is a hit (see
+        `suspect_evaluation.is_hit`), null where none is; `suspects` and `images`, their numbers. None where there are
         too few images for any cluster.
     """
     if len(labelled.images) < 2 * params.min_size:
         return None
     quick = params.model_copy(update={"layout": "eigenvectors"})
+    images = labelled.images
+    found: dict[str, Any] = {"listed": False, "place": None, "transplant": None}
     with tempfile.TemporaryDirectory() as folder:
         explained = PreprocessingParams(layers=list(params.layers), batch_size=128)
-        latents_job(model, {"train/biased": labelled.images}, explained, device, "").write(Path(folder) / "latents")
-        suspects, members, _ = find_suspects(Latents(open_arrays(Path(folder) / "latents")), quick, seed)
-    found: dict[str, Any] = {"listed": False, "place": None, "score": None, "p_value": None}
-    found |= {"suspects": len(suspects), "images": len(labelled.images)}
-    for place, (_, row) in enumerate(suspects.sort_values("rank").iterrows(), 1):
-        own = labelled.images.labels == row["class"]
-        inside = np.isin(labelled.images.sample_ids, members.loc[members["suspect"] == row["suspect"], "sample_id"])
-        if is_cluster_hit(inside[own], labelled.artifact[own]):
-            hit = {"place": place, "score": float(row["score"]), "p_value": float(row["p_value"])}
-            return found | {"listed": True, **hit}
-    return found
+        latents_job(model, {"train/biased": images}, explained, device, "").write(Path(folder) / "latents")
+        latents = Latents(open_arrays(Path(folder) / "latents"))
+        clusters, members, _ = find_suspects(latents, quick, seed)
+        listed = list_suspects(clusters, members, latents, model, images, quick, seed, device)
+        artifact = pd.Series(labelled.artifact, images.sample_ids).loc[latents.sample_ids("train")].to_numpy(bool)
+        hits = listed.suspects[[is_hit(row, listed, latents, artifact) for _, row in listed.suspects.iterrows()]]
+    if len(hits):
+        first = hits.iloc[0]
+        travels = float(first["transplant"])
+        found = {"listed": True, "place": int(first["place"]), "transplant": None if np.isnan(travels) else travels}
+    return found | {"suspects": len(listed.suspects), "images": len(images)}
 
 
 def suspected_before_and_after(

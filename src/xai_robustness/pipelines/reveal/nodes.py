@@ -13,8 +13,7 @@ from xai_robustness.concepts.prototypes import PROTOTYPE_COLUMNS, fit_prototypes
 from xai_robustness.concepts.separability import latent_features
 from xai_robustness.concepts.spectral import RevealParams, find_suspects
 from xai_robustness.concepts.suspect_evaluation import evaluate_suspects
-from xai_robustness.concepts.suspicion import rank_all
-from xai_robustness.concepts.transplant_list import transplant_all
+from xai_robustness.concepts.transplant_list import list_suspects as one_list
 from xai_robustness.concepts.virelay import VirelayJob
 from xai_robustness.datasets.base import ImageSet, take
 from xai_robustness.figures.reveal import embedding_figure, prototype_figure
@@ -56,11 +55,8 @@ def list_suspects(
     device: str,
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Put clusters, sets of neurons and samples into one list, by p-values, and see which of them travel."""
-    layers = params.layers or latents.layers
-    found = rank_all(suspects, suspect_members, latents, params.suspicion, params.min_size, seed, layers)
-    if params.transplant.partners:
-        images = images_fit["train/biased"]
-        found = transplant_all(found, latents, classifier.model, images, params, seed, device)
+    images = images_fit["train/biased"]
+    found = one_list(suspects, suspect_members, latents, classifier.model, images, params, seed, device)
     return found.suspects, found.members, found.neurons
 
 
@@ -110,9 +106,11 @@ def plot_prototypes(prototypes: pd.DataFrame, images_fit: dict[str, ImageSet]) -
     return prototype_figure(prototypes, pictures, images.info.class_names)
 
 
-def score_suspects(suspects: pd.DataFrame, suspect_members: pd.DataFrame, artifact_truth: pd.DataFrame) -> pd.DataFrame:
+def score_suspects(
+    suspect_list: pd.DataFrame, suspect_list_members: pd.DataFrame, artifact_truth: pd.DataFrame
+) -> pd.DataFrame:
     """Precision and recall of every suspect where the truth is known; reported, never used."""
-    return evaluate_suspects(suspects, suspect_members, artifact_truth)
+    return evaluate_suspects(suspect_list, suspect_list_members, artifact_truth)
 
 
 def order_neurons(
@@ -132,8 +130,8 @@ def plot_neurons(
     neuron_ranking: pd.DataFrame,
     neuron_references: pd.DataFrame,
     spurious_neurons: pd.DataFrame,
-    suspects: pd.DataFrame,
-    suspect_members: pd.DataFrame,
+    suspect_list: pd.DataFrame,
+    suspect_list_members: pd.DataFrame,
     latents: Latents,
     classifier: Classifier,
     images_fit: dict[str, ImageSet],
@@ -143,8 +141,8 @@ def plot_neurons(
     """Draw what the first neurons answer to, and take the most typical sample of the first suspect apart."""
     samples = Explained(latents, classifier.model, images_fit["train/biased"], device)
     gallery = draw_neurons(neuron_ranking, neuron_references, spurious_neurons, samples, params.neurons)
-    first = suspects.sort_values("rank")["suspect"].iloc[:1]
-    own = suspect_members.loc[suspect_members["suspect"].isin(first), "sample_id"]
+    first = suspect_list.sort_values("place")["name"].iloc[:1]
+    own = suspect_list_members.loc[suspect_list_members["name"].isin(first), "sample_id"]
     typical = int(own.iloc[0]) if len(own) else None
     return gallery, draw_glocal(typical, neuron_references, latents, samples, params.neurons)
 
@@ -186,7 +184,8 @@ def plot_embedding(
         own = members[np.isin(members, ids[groups == suspect])][:THUMBNAILS]
         shown += [int(np.flatnonzero(ids == member)[0]) for member in own]
     images = images_fit["train/biased"]
-    rows = np.searchsorted(images.sample_ids, ids[shown])
+    order = np.argsort(images.sample_ids)
+    rows = order[np.searchsorted(images.sample_ids[order], ids[shown])]
     names = {int(row.suspect): f"suspect {row.suspect}, rank {row['rank']}" for _, row in same.iterrows()}
     title = f"{images.info.class_names[int(first['class'])]}, view {first['view']}"
     truth = artifact_truth.set_index("sample_id").artifact.loc[ids].to_numpy(bool)

@@ -26,8 +26,8 @@ NONE = "No artifact was confirmed."
 
 
 def review_samples(
-    suspects: pd.DataFrame,
-    suspect_members: pd.DataFrame,
+    suspect_list: pd.DataFrame,
+    suspect_list_members: pd.DataFrame,
     latents: Latents,
     artifact_truth: pd.DataFrame,
     params: RetrievalParams,
@@ -35,7 +35,7 @@ def review_samples(
 ) -> pd.DataFrame:
     """Look at members of the suspects: the oracle within its budget, or a person's table."""
     samples = sample_table(latents, ("train", "val"))
-    return review_suspects(suspects, suspect_members, samples, artifact_truth, params.review, seed)
+    return review_suspects(suspect_list, suspect_list_members, samples, artifact_truth, params.review, seed)
 
 
 def propagate_labels(
@@ -51,8 +51,8 @@ def propose_next(artifact_labels: pd.DataFrame, latents: Latents, params: Retrie
 
 
 def measure_effort(
-    suspects: pd.DataFrame,
-    suspect_members: pd.DataFrame,
+    suspect_list: pd.DataFrame,
+    suspect_list_members: pd.DataFrame,
     latents: Latents,
     report_latents: Latents,
     artifact_truth: pd.DataFrame,
@@ -64,13 +64,13 @@ def measure_effort(
     effort = params.effort
     curves = pd.DataFrame(columns=list(CURVE_COLUMNS))
     test = images_report["test/biased"]
-    if effort.repeats and len(suspects):
-        ranked = suspects.sort_values("rank")
-        own = ranked[ranked["class"] == ranked["class"].iloc[0]]
+    several = suspect_list[suspect_list["kind"] != "sample"].sort_values("place")
+    if effort.repeats and len(several):
+        own = several[several["class"] == several["class"].iloc[0]]
         train = sample_table(latents, ("train",))
         scope = np.flatnonzero(train["class"] == own["class"].iloc[0])
         ids = train["sample_id"].to_numpy()[scope]
-        members = pd.concat([suspect_members[suspect_members["suspect"] == s] for s in own["suspect"]])
+        members = pd.concat([suspect_list_members[suspect_list_members["name"] == name] for name in own["name"]])
         place = {int(sample_id): row for row, sample_id in enumerate(ids)}
         order = [place[int(i)] for i in members["sample_id"].drop_duplicates() if int(i) in place]
         artifact = artifact_truth.set_index("sample_id")["artifact"].loc[ids].to_numpy(bool)

@@ -22,7 +22,14 @@ def create_pipeline() -> Pipeline:
         [
             node(
                 review_samples,
-                ["suspects", "suspect_members", "latents", "artifact_truth", "params:sample_retrieval", "params:seed"],
+                [
+                    "suspect_list",
+                    "suspect_list_members",
+                    "latents",
+                    "artifact_truth",
+                    "params:sample_retrieval",
+                    "params:seed",
+                ],
                 "reviewed_labels",
                 name="review_suspects",
             ),
@@ -41,8 +48,8 @@ def create_pipeline() -> Pipeline:
             node(
                 measure_effort,
                 [
-                    "suspects",
-                    "suspect_members",
+                    "suspect_list",
+                    "suspect_list_members",
                     "latents",
                     "report_latents",
                     "artifact_truth",
