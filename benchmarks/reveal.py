@@ -20,13 +20,12 @@ from reveal_cells import STUDIES, Cell, cells, images_of, latents_of, prepare
 from xai_robustness.concepts.image_properties import image_properties, label_associations
 from xai_robustness.concepts.spectral import RevealParams, find_suspects
 from xai_robustness.concepts.suspect_evaluation import is_hit, wilson_interval
-from xai_robustness.concepts.suspicion import SuspicionParams
 from xai_robustness.concepts.transplant_list import list_suspects
 from xai_robustness.models.checkpoint import load_model
 
 RESULTS = Path(__file__).parent / "results" / "reveal.json"
-PARAMS = RevealParams(n_null=2, layout="eigenvectors", suspicion=SuspicionParams(n_null=2))
-"""Few structureless sets: they decide which clusters are listed, not whether one is tried."""
+PARAMS = RevealParams(layout="eigenvectors")
+"""The defaults, but for the figure's layout."""
 
 KINDS = ("all", "cluster", "neurons")
 

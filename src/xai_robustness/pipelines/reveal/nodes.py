@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from xai_robustness.attribution.latents import Latents
-from xai_robustness.concepts.image_properties import image_properties, label_associations
+from xai_robustness.concepts.image_properties import ASSOCIATION_COLUMNS, image_properties, label_associations
 from xai_robustness.concepts.neuron_views import marked_neurons, neuron_references, rank_neurons
 from xai_robustness.concepts.prototypes import PROTOTYPE_COLUMNS, fit_prototypes, prototype_table
 from xai_robustness.concepts.separability import latent_features
@@ -74,8 +74,10 @@ def plot_transplants(
 
 
 def compare_properties(images_fit: dict[str, ImageSet]) -> pd.DataFrame:
-    """Which simple properties of the training images already tell their labels; needs no network."""
+    """Which simple properties of the training images already tell their labels; needs no network; none for signals."""
     images = images_fit["train/biased"]
+    if images.is_signal:
+        return pd.DataFrame(columns=list(ASSOCIATION_COLUMNS))
     steps = range(0, len(images), 512)
     properties = image_properties(take(images.images, slice(start, start + 512)) for start in steps)
     labels = images.labels if images.labels.ndim == 1 else images.labels.argmax(1)
