@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 from sklearn.mixture import GaussianMixture
 
-from xai_robustness.concepts.prototypes import PROTOTYPE_COLUMNS, fit_prototypes, prototype_concepts, prototype_table
+from xai_robustness.concepts.prototypes import (
+    CONCEPT_COLUMNS,
+    PROTOTYPE_COLUMNS,
+    concept_table,
+    fit_prototypes,
+    prototype_concepts,
+    prototype_table,
+)
 from xai_robustness.randomness import seed_for
 from xai_robustness.types import InputError
 
@@ -60,3 +67,13 @@ def test_the_table_names_the_samples_and_too_few_are_one_sentence():
     assert set(table["sample_id"]) == set((found.nearest + 1000).ravel().tolist())
     with pytest.raises(InputError, match="at least 8 samples"):
         fit_prototypes(x[:5], seed=0)
+
+
+def test_the_concept_matrix_is_mean_relevance_in_percent_with_the_strongest_sample():
+    x, group = strategies()
+    found = fit_prototypes(x, seed=0, n_prototypes=3)
+    table = concept_table(found, x, np.arange(len(x)) + 100, 2, "late")
+    assert list(table.columns) == list(CONCEPT_COLUMNS) and len(table) == 3 * len(found.concepts)
+    for row in table.itertuples():
+        assert row.percent == pytest.approx(100 * found.means[row.prototype, row.neuron])
+        assert row.sample_id == 100 + x[:, row.neuron].argmax()

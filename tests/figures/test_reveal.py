@@ -37,15 +37,22 @@ def test_embedding_without_suspects_is_a_plain_scatter(draw):
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["no suspect"]
 
 
-def test_prototypes_have_a_row_each_with_their_coverage(draw):
+def test_prototypes_have_a_row_each_with_their_coverage_and_channels(draw):
     rows = [(c, p, 0.75 - p / 2, place) for c in (0, 1) for p in (0, 1) for place in range(3)]
     table = pd.DataFrame(rows, columns=["class", "prototype", "coverage", "place"])
     images = np.zeros((12, 8, 8, 1), np.uint8) + np.arange(12, dtype=np.uint8)[:, None, None, None]
-    figure = draw(reveal.prototype_figure(table, images, ("benign", "malignant")))
-    assert len(figure.axes) == 12
-    assert [a.get_ylabel() for a in figure.axes if a.get_ylabel()][:2] == ["benign, 1: 75%", "benign, 2: 25%"]
-    assert figure.axes[5].images[0].get_array()[0, 0, 0] == 5
-    assert "No prototypes" in draw(reveal.prototype_figure(table.iloc[:0], images[:0], ("a",))).texts[0].get_text()
+    lines = [(c, p, k, 10.0 * (k == p) - 2) for c in (0, 1) for p in (0, 1) for k in (1, 0)]
+    concepts = pd.DataFrame(lines, columns=["class", "prototype", "neuron", "percent"])
+    figure = draw(reveal.prototype_figure(table, images, concepts, images[:8] + np.uint8(50), ("benign", "malignant")))
+    axes = np.array(figure.axes).reshape(6, 5)
+    assert [a.get_ylabel() for a in axes[[1, 2, 4, 5], 0]][::3] == ["benign, 1: 75%", "malignant, 2: 25%"]
+    assert axes[2, 2].images[0].get_array()[0, 0, 0] == 5 and not axes[0, 0].axison
+    assert [a.get_title() for a in axes[3, 3:]] == ["1", "0"]
+    assert [a.images[0].get_array()[0, 0, 0] for a in axes[3, 3:]] == [54, 55]
+    assert [[a.texts[0].get_text() for a in line] for line in axes[1:3, 3:]] == [["-2.0", "8.0"], ["8.0", "-2.0"]]
+    assert axes[1, 4].images[0].get_array()[0, 0] == 1
+    none = reveal.prototype_figure(table.iloc[:0], images[:0], concepts.iloc[:0], images[:0], ("a",))
+    assert "No prototypes" in draw(none).texts[0].get_text()
 
 
 def test_transplants_are_outlined_where_a_part_left_and_where_it_went(draw):

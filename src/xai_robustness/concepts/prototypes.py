@@ -15,6 +15,7 @@ from xai_robustness.types import InputError
 
 N_PROTOTYPES, N_SAMPLES, N_CONCEPTS = 4, 4, 6
 PROTOTYPE_COLUMNS = ("class", "layer", "prototype", "coverage", "sample_id", "place")
+CONCEPT_COLUMNS = ("class", "layer", "prototype", "neuron", "percent", "sample_id")
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,3 +107,24 @@ def prototype_table(found: Prototypes, sample_ids: Int[np.ndarray, " n"], c: int
         for place, row in enumerate(nearest)
     ]
     return pd.DataFrame(rows, columns=list(PROTOTYPE_COLUMNS))
+
+
+def concept_table(
+    found: Prototypes, features: Float[np.ndarray, "n k"], sample_ids: Int[np.ndarray, " n"], c: int, layer: str
+) -> pd.DataFrame:
+    """`CONCEPT_COLUMNS`: the concept matrix, with the sample in which each channel has the largest share.
+
+    Args:
+        found: of `fit_prototypes`.
+        features: as given to it.
+        sample_ids: of the features.
+        c: their class.
+        layer: their layer.
+    """
+    references = sample_ids[features[:, found.concepts].argmax(0)]
+    rows = [
+        (c, layer, p, int(channel), float(percent), int(reference))
+        for p, line in enumerate(found.matrix)
+        for channel, percent, reference in zip(found.concepts, line, references)
+    ]
+    return pd.DataFrame(rows, columns=list(CONCEPT_COLUMNS))

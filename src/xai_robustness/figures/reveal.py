@@ -23,6 +23,7 @@ from xai_robustness.figures.style import (
     pixels,
     row_title,
     show_image,
+    show_map,
     styled,
     tiles,
 )
@@ -117,30 +118,61 @@ def _legend(figure: Figure, names: Mapping[int, str], truth: Bool[np.ndarray, " 
 
 @styled
 def prototype_figure(
-    prototypes: pd.DataFrame, images: UInt8[np.ndarray, "m h w c"], class_names: Sequence[str]
+    prototypes: pd.DataFrame,
+    images: UInt8[np.ndarray, "m h w c"],
+    concepts: pd.DataFrame,
+    references: UInt8[np.ndarray, "q h w c"],
+    class_names: Sequence[str],
 ) -> Figure:
-    """The nearest samples of each prototype, one row a prototype, with the share of the class that it covers.
+    """The nearest samples of each prototype beside its line of the concept matrix, one row a prototype.
+
+    Above the matrix of a class, number and strongest sample of each channel; in the matrix the share of the relevance, in percent, in
+    colour by the largest of the class.
 
     Args:
         prototypes: columns class, prototype, coverage, place; one row a sample.
         images: the image of each row.
+        concepts: columns class, prototype, neuron, percent; one row a prototype and channel.
+        references: the image of each of these rows.
         class_names: names of the classes.
     """
     if prototypes.empty:
         return blank("No prototypes were fitted (reveal.prototypes).")
+    samples, shown, above = int(prototypes["place"].max()) + 1, pixels(images), pixels(references)
+    channels = int(concepts.groupby(["class", "prototype"]).size().max())
     keys = prototypes[["class", "prototype"]].to_numpy(int)
-    groups = [(c, p, np.flatnonzero((keys == (c, p)).all(1))) for c, p in np.unique(keys, axis=0)]
-    columns = int(prototypes["place"].max()) + 1
-    figure, axes = tiles(len(groups), columns, 0.85, 0.85, 2.2)
-    shown = pixels(images)
-    for line, (c, prototype, rows) in zip(axes, groups):
-        for axis, row in zip(line, rows):
-            show_image(axis, shown[row])
-        for axis in line[len(rows) :]:
-            axis.set_axis_off()
-        coverage = float(prototypes["coverage"].iloc[rows[0]])
-        row_title(line[0], f"{class_names[int(c)]}, {int(prototype) + 1}: {coverage:.0%}")
+    groups = [(int(c), int(p), np.flatnonzero((keys == (c, p)).all(1))) for c, p in np.unique(keys, axis=0)]
+    classes = sorted({c for c, _, _ in groups})
+    figure, axes = tiles(len(groups) + len(classes), samples + channels, 0.85, 0.85, 2.2)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    line = 0
+    for c in classes:
+        matrix = concepts[concepts["class"] == c]
+        largest = float(matrix["percent"].abs().max())
+        first = np.flatnonzero((concepts["class"] == c) & ~concepts.duplicated(["class", "neuron"]))
+        for axis, row in zip(axes[line][samples:], first):
+            _on(axis, above[row]).set_title(str(concepts["neuron"].iloc[row]))
+        for own, prototype, rows in groups:
+            if own != c:
+                continue
+            line += 1
+            for axis, row in zip(axes[line], rows):
+                _on(axis, shown[row])
+            row_title(axes[line][0], f"{class_names[c]}, {prototype + 1}: {prototypes['coverage'].iloc[rows[0]]:.0%}")
+            for axis, percent in zip(axes[line][samples:], matrix.loc[matrix["prototype"] == prototype, "percent"]):
+                axis.set_axis_on()
+                show_map(axis, np.array([[percent]]), largest)
+                dark = abs(percent) > 0.6 * largest
+                axis.text(0, 0, f"{percent:.1f}", ha="center", va="center", color="white" if dark else BLACK)
+        line += 1
     return figure
+
+
+def _on(axis: Axes, image: Shaped[np.ndarray, "h w c"]) -> Axes:
+    axis.set_axis_on()
+    show_image(axis, image)
+    return axis
 
 
 @styled

@@ -9,7 +9,13 @@ from matplotlib.figure import Figure
 from xai_robustness.attribution.latents import Latents
 from xai_robustness.concepts.image_properties import ASSOCIATION_COLUMNS, image_properties, label_associations
 from xai_robustness.concepts.neuron_views import marked_neurons, neuron_references, rank_neurons
-from xai_robustness.concepts.prototypes import PROTOTYPE_COLUMNS, fit_prototypes, prototype_table
+from xai_robustness.concepts.prototypes import (
+    CONCEPT_COLUMNS,
+    PROTOTYPE_COLUMNS,
+    concept_table,
+    fit_prototypes,
+    prototype_table,
+)
 from xai_robustness.concepts.separability import latent_features
 from xai_robustness.concepts.spectral import RevealParams, find_suspects
 from xai_robustness.concepts.suspect_evaluation import evaluate_suspects
@@ -84,28 +90,33 @@ def compare_properties(images_fit: dict[str, ImageSet]) -> pd.DataFrame:
     return label_associations(properties, labels)
 
 
-def find_prototypes(latents: Latents, params: RevealParams, seed: int) -> pd.DataFrame:
+def find_prototypes(latents: Latents, params: RevealParams, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Typical strategies of each class in the last inspected layer, from correctly predicted training samples."""
     layer = (params.layers or latents.layers)[-1]
     classes, ids = latents.targets("train"), latents.sample_ids("train")
     right = latents.logits("train").argmax(1) == classes
     features = latent_features(latents.relevances("train", layer, "sum"))
-    tables = [pd.DataFrame(columns=list(PROTOTYPE_COLUMNS))]
+    samples, concepts = [pd.DataFrame(columns=list(PROTOTYPE_COLUMNS))], [pd.DataFrame(columns=list(CONCEPT_COLUMNS))]
     for c in np.unique(classes):
         own = (classes == c) & right
         if params.prototypes and own.sum() >= 2 * params.prototypes:
             found = fit_prototypes(features[own], seed, params.prototypes)
-            tables.append(prototype_table(found, ids[own], int(c), layer))
-    return pd.concat(tables[1:] or tables, ignore_index=True)
+            samples.append(prototype_table(found, ids[own], int(c), layer))
+            concepts.append(concept_table(found, features[own], ids[own], int(c), layer))
+    return pd.concat(samples[1:] or samples, ignore_index=True), pd.concat(concepts[1:] or concepts, ignore_index=True)
 
 
-def plot_prototypes(prototypes: pd.DataFrame, images_fit: dict[str, ImageSet]) -> Figure:
-    """Draw the nearest samples of each prototype of each class."""
+def plot_prototypes(
+    prototypes: pd.DataFrame, prototype_concepts: pd.DataFrame, images_fit: dict[str, ImageSet]
+) -> Figure:
+    """Draw the nearest samples and the channels of each prototype of each class."""
     images = images_fit["train/biased"]
     order = np.argsort(images.sample_ids)
-    rows = order[np.searchsorted(images.sample_ids[order], prototypes["sample_id"].to_numpy(int))]
-    pictures = images.subset(rows).images
-    return prototype_figure(prototypes, pictures, images.info.class_names)
+    pictures, references = (
+        images.subset(order[np.searchsorted(images.sample_ids[order], table["sample_id"].to_numpy(int))]).images
+        for table in (prototypes, prototype_concepts)
+    )
+    return prototype_figure(prototypes, pictures, prototype_concepts, references, images.info.class_names)
 
 
 def score_suspects(

@@ -61,10 +61,15 @@ def create_pipeline() -> Pipeline:
             node(
                 find_prototypes,
                 ["latents", "params:reveal", "params:seed"],
-                "prototypes",
+                ["prototypes", "prototype_concepts"],
                 name="find_prototypes",
             ),
-            node(plot_prototypes, ["prototypes", "images_fit"], "prototype_figure", name="plot_prototypes"),
+            node(
+                plot_prototypes,
+                ["prototypes", "prototype_concepts", "images_fit"],
+                "prototype_figure",
+                name="plot_prototypes",
+            ),
             node(
                 score_suspects,
                 ["suspect_list", "suspect_list_members", "artifact_truth"],
