@@ -126,8 +126,8 @@ def prototype_figure(
 ) -> Figure:
     """The nearest samples of each prototype beside its line of the concept matrix, one row a prototype.
 
-    Above the matrix of a class, number and strongest sample of each channel; in the matrix the share of the relevance, in percent, in
-    colour by the largest of the class.
+    Above the matrix of a class, number and strongest sample of each channel; in the matrix the share of the relevance,
+    in percent, in colour by the largest of the class.
 
     Args:
         prototypes: columns class, prototype, coverage, place; one row a sample.
