@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from xai_robustness.concepts.answers import read_review
 from xai_robustness.concepts.neuron_views import MARKED_COLUMNS
-from xai_robustness.concepts.review import read_review
 from xai_robustness.datasets.base import ImageSet, take
 from xai_robustness.figures.style import DIVERGING, pixels
 from xai_robustness.models.checkpoint import write_atomically
