@@ -9,6 +9,7 @@ from PIL import Image
 from xai_robustness.concepts.review import ReviewParams, review_suspects
 from xai_robustness.datasets.base import DatasetInfo, ImageSet
 from xai_robustness.review.data import ReviewData, embedding_views, score_view
+from xai_robustness.types import InputError
 
 INFO = DatasetInfo("invented", "multi-class", ("round", "lobed"), "CC0")
 
@@ -74,6 +75,29 @@ def test_neurons_are_kept_by_model_and_layer(tmp_path):
     assert data.save_neurons(["layer4/2"], ["layer4/2"]) == 2
     assert data.save_neurons(["layer4/1"], []) == 1
     assert pd.read_csv(data.marked).to_dict("records") == [{"model": "f1a9", "layer": "layer4", "neuron": 2}]
+
+
+def test_ticks_of_other_classifiers_and_of_layers_not_shown_stay(tmp_path):
+    data = invented(tmp_path)
+    others = [("0e77", "layer4", 1), ("0e77", "layer4", 2), ("f1a9", "layer3", 1)]  # 0e77 is no number
+    table = pd.DataFrame(others, columns=["model", "layer", "neuron"]).assign(note=["", "looks like ink", ""])
+    table.to_csv(data.marked, index=False)
+    assert data.save_neurons(["layer4/1", "layer4/2"], ["layer4/1"]) == 2
+    assert data.save_neurons(["layer4/1", "layer4/2"], ["layer4/2"]) == 2
+    kept = pd.read_csv(data.marked, dtype=str)
+    assert list(kept[["model", "layer", "neuron"]].itertuples(index=False, name=None)) == [
+        *((model, layer, str(k)) for model, layer, k in others),
+        ("f1a9", "layer4", "2"),
+    ]
+    assert kept["note"][1] == "looks like ink"
+    assert set(data.ticked_neurons()["layer"]) == {"layer3", "layer4"}
+
+
+def test_an_empty_table_of_ticks_is_one_sentence(tmp_path):
+    data = invented(tmp_path)
+    data.marked.touch()
+    with pytest.raises(InputError, match="n.csv must begin with a line of column names"):
+        data.ticked_neurons()
 
 
 def test_views_group_samples_by_their_best_suspect_and_scores_by_class(tmp_path):

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from xai_robustness.concepts.answers import read_review
+from xai_robustness.concepts.answers import read_review, read_table
 from xai_robustness.concepts.neuron_views import MARKED_COLUMNS
 from xai_robustness.datasets.base import ImageSet, take
 from xai_robustness.figures.style import DIVERGING, pixels
@@ -90,20 +90,23 @@ class ReviewData:
 
     def ticked_neurons(self) -> pd.DataFrame:
         """Neurons of this classifier that have been ticked so far."""
-        if not self.marked.is_file():
-            return pd.DataFrame(columns=list(MARKED_COLUMNS))
-        table = pd.read_csv(self.marked)
-        return table[table["model"].astype(str) == self.model]
+        table = self._all_ticked()
+        return table[table["model"] == self.model]
+
+    def _all_ticked(self) -> pd.DataFrame:
+        return read_table(self.marked) if self.marked.is_file() else pd.DataFrame(columns=list(MARKED_COLUMNS))
 
     def save_neurons(self, shown: Iterable[str], ticked: Iterable[str]) -> int:
-        """Keep the ticked ones of the neurons shown (`layer/number`) beside those not shown; counts all."""
-        before = self.ticked_neurons()
-        names = set(before["layer"].astype(str) + "/" + before["neuron"].astype(str))
-        kept = sorted(names - set(shown) | set(ticked))
-        split = [name.rpartition("/") for name in kept]
-        rows = [(self.model, layer, int(neuron)) for layer, _, neuron in split]
-        write_table(pd.DataFrame(rows, columns=list(MARKED_COLUMNS)), self.marked)
-        return len(kept)
+        """Keep the ticked ones of the neurons shown (`layer/number`) beside all rows of others; counts this model's."""
+        before, ticks = self._all_ticked(), set(ticked)
+        names = before["layer"].astype(str) + "/" + before["neuron"].astype(str)
+        own = before["model"] == self.model
+        kept = before[~own | ~names.isin(set(shown) - ticks)]
+        added = [name.rpartition("/") for name in sorted(ticks - set(names[own]))]
+        rows = pd.DataFrame([(self.model, layer, int(k)) for layer, _, k in added], columns=list(MARKED_COLUMNS))
+        table = pd.concat([kept, rows], ignore_index=True)
+        write_table(table, self.marked)
+        return int((table["model"] == self.model).sum())
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
