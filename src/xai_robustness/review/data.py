@@ -36,6 +36,7 @@ class ReviewData:
         model: fingerprint of the classifier.
         labels: the table that a reviewer "csv" reads: sample_id, artifact.
         marked: the table of `reveal.neurons.spurious`: model, layer, neuron.
+        note: a sentence on what is not shown, or nothing.
     """
 
     title: str
@@ -47,6 +48,7 @@ class ReviewData:
     model: str
     labels: Path
     marked: Path
+    note: str = ""
     pictures: dict[tuple[int, bool], str] = field(default_factory=dict)
 
     @cached_property
