@@ -47,7 +47,7 @@ bench-mitigation: install-dev  ## Every correction on every study, artifact, rat
 bench-ingest: install-dev  ## 25,000 generated images from files to latents: memory, throughput; resumable with ARGS='--folder ...'
 	$(BIN)/python benchmarks/ingest.py $(ARGS)
 
-clean:  ## Remove the environment and everything computed; raw data stay
+clean:  ## Remove the environment and everything computed; raw data and a person's answers (data/09_answers) stay
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .viz mlflow.db mlartifacts
 	rm -rf data/0[2-8]_* data/.lock-*
 

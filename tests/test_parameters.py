@@ -58,6 +58,25 @@ def test_a_table_of_ticked_neurons_counts_by_its_content_and_must_exist(tmp_path
     assert found[0] != found[1]
 
 
+def test_every_round_of_a_review_counts_by_its_content_and_must_exist(tmp_path):
+    paths = [tmp_path / "first.csv", tmp_path / "second.csv"]
+    paths[0].write_text("sample_id,artifact\n1,1\n")
+
+    def parts(given) -> dict[str, str]:
+        params = read_parameters({"study": "x", "sample_retrieval": {"review": {"reviewer": "csv", "csv": given}}})
+        return components_of(params)("params:sample_retrieval", "review_suspects")
+
+    both = [str(path) for path in paths]
+    with pytest.raises(InputError, match=r"second\.csv.* does not exist"):
+        parts(both)
+    paths[1].write_text("sample_id,artifact\n2,1\n")
+    before = parts(both)
+    assert parts(both[0]) == parts(both[:1]) != before != parts(both[::-1])  # the order says which answer wins
+    for path in paths:
+        path.write_text(path.read_text() + "5,0\n")
+        assert before != (before := parts(both))
+
+
 @pytest.mark.parametrize("study", ["../elsewhere", "a/b", ""])
 def test_a_study_cannot_leave_its_folder(study):
     with pytest.raises(InputError):

@@ -118,7 +118,7 @@ def files_of(params: StudyParams, key: str) -> dict[str, str]:
         "training": (params.training.checkpoint, params.training.start),
         "comparisons": params.comparisons.files,
         "reveal": (params.reveal.neurons.spurious,),
-        "sample_retrieval": (retrieval.review.csv, retrieval.cavs.given),
+        "sample_retrieval": (*retrieval.review.csv, retrieval.cavs.given),
     }
     return {f"file:{name}": _identity(name, params.model.name) for name in named.get(key, ()) if name}
 

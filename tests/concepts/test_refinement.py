@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score
 
+from xai_robustness.concepts.answers import read_review
 from xai_robustness.concepts.refinement import (
     CURVE_COLUMNS,
     EffortParams,
@@ -11,7 +12,7 @@ from xai_robustness.concepts.refinement import (
     label_curve,
     label_effort,
 )
-from xai_robustness.concepts.review import PROPOSAL_COLUMNS, ReviewParams, propose_samples, read_review, refine_labels
+from xai_robustness.concepts.review import PROPOSAL_COLUMNS, ReviewParams, propose_samples, refine_labels
 from xai_robustness.types import InputError
 
 PARAMS = EffortParams(repeats=2, n_seeds=2, batch=3, max_labels=20)

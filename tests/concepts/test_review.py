@@ -3,13 +3,14 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 
+from xai_robustness.concepts.answers import read_review
 from xai_robustness.concepts.review import (
     CONTROL,
     LABEL_COLUMNS,
     REVIEW_COLUMNS,
     ReviewParams,
     best_threshold,
-    read_review,
+    propose_samples,
     refine_labels,
     review_suspects,
 )
@@ -173,11 +174,46 @@ def test_a_persons_table_is_the_review(latents, tmp_path):
     assert (labels[labels["split"] == "train"]["artifact"].to_numpy() == known).mean() > 0.98
 
 
+def test_a_second_round_adds_to_the_first(latents, tmp_path):
+    """The proposals of round one, filled in, are round two; what round one said counts on and is not proposed again."""
+    truth = latents.truth("train").set_index("sample_id")["artifact"].astype(int)
+    first, second = tmp_path / "first.csv", tmp_path / "second.csv"
+    ids = truth.index[::9][:20]  # class 0
+    truth[ids].reset_index().to_csv(first, index=False)
+
+    def labels_from(*paths):
+        params = ReviewParams(reviewer="csv", csv=[str(path) for path in paths])
+        labels = refine_labels(review(latents, params)[2], latents, params, None, seed=0)
+        seen = labels.loc[labels["source"] == "reviewed"].set_index("sample_id")["artifact"]
+        return seen, propose_samples(labels, latents, params, count=10)
+
+    _, proposed = labels_from(first)
+    filled = proposed.assign(artifact=truth[proposed["sample_id"]].to_list())
+    filled.to_csv(second, index=False)
+    seen, proposed_next = labels_from(first, second)
+    assert set(seen.index) == {*ids, *proposed["sample_id"]} and len(seen) == 30
+    assert (seen == truth[seen.index].astype(bool)).all()
+    assert len(proposed_next) == 10 and not proposed_next["sample_id"].isin(seen.index).any()
+
+
+def test_the_later_answer_to_a_sample_wins_and_an_empty_one_is_none(latents, tmp_path):
+    texts = {"a.csv": "0,1\n3,1\n6,0\n", "b.csv": "3,0\n6,\n9,1\n"}
+    for name, text in texts.items():
+        (tmp_path / name).write_text("sample_id,artifact\n" + text)
+    said = {}
+    for order in (("a.csv", "b.csv"), ("b.csv", "a.csv")):
+        params = ReviewParams(reviewer="csv", csv=[str(tmp_path / name) for name in order])
+        said[order[0]] = review(latents, params)[2].set_index("sample_id")["artifact"].to_dict()
+    assert said["a.csv"] == {0: True, 3: False, 6: False, 9: True}
+    assert said["b.csv"] == {0: True, 3: True, 6: False, 9: True}
+
+
 def test_unknown_ids_are_counted(latents, tmp_path):
     path = tmp_path / "review.csv"
     path.write_text("sample_id,artifact\n0,1\n77777,0\n88888,1\n")
+    (tmp_path / "good.csv").write_text("sample_id,artifact\n0,1\n")
     with pytest.raises(InputError, match="2 of 3 sample ids in review.csv are not in train or val"):
-        review(latents, ReviewParams(reviewer="csv", csv=str(path)))
+        review(latents, ReviewParams(reviewer="csv", csv=[str(tmp_path / "good.csv"), str(path)]))
 
 
 @pytest.mark.parametrize(
@@ -187,6 +223,9 @@ def test_unknown_ids_are_counted(latents, tmp_path):
         ("sample_id,artifact\n1,1\n1,0\n", "Got 1 other rows \\(first in line 3\\)"),
         ("sample_id,artifact\n1,maybe\n", "Got 1 other rows"),
         ("sample_id,artifact\n1.5,1\nx,0\n", "Got 2 other rows"),
+        ("sample_id,artifact\n7,1\n1e30,1\n-1e30,0\ninf,1\n", "Got 3 other rows \\(first in line 3\\)"),
+        ("sample_id,artifact\n99999999999999999999,1\n", "Got 1 other rows"),
+        ("", "r.csv must begin with a line of column names. It is empty"),
     ],
 )
 def test_malformed_tables_are_one_sentence(tmp_path, text, message):
@@ -209,7 +248,7 @@ def test_the_oracle_needs_the_truth_and_a_person_a_table(latents):
     suspects, members = suspects_of(latents)
     with pytest.raises(InputError, match="Got None instead"):
         review_suspects(suspects, members, sample_table(latents, ("train", "val")), None, PARAMS, 0)
-    for bad in ({"reviewer": "csv"}, {"csv": "x.csv"}, {"min_purity": 0}):
+    for bad in ({"reviewer": "csv"}, {"reviewer": "csv", "csv": []}, {"csv": "x.csv"}, {"min_purity": 0}):
         with pytest.raises(ValidationError):
             ReviewParams(**bad)
 

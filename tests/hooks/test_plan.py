@@ -102,6 +102,15 @@ def test_only_what_is_asked_for_runs(project):
     assert list(project.run(requested=["first"]).stale) == ["first"]
 
 
+def test_what_current_nodes_load_is_pinned_too(project):
+    """Otherwise a reader of the finished catalog gets the newest table beside what an older one made."""
+    project.run(a=1)
+    version = next(p.name for p in (project.folder / "one.csv").iterdir())
+    project.run(a=2)
+    plan = project.run(a=1, requested=["second"])
+    assert not plan.stale and plan.pins["one"] == version
+
+
 def test_downstream_of_an_older_version_that_is_reused(project):
     project.run(a=1)
     project.run(a=2)

@@ -26,6 +26,8 @@ def test_three_versions_are_kept_and_the_newest_loads(tmp_path):
     assert sorted(p.name for p in (tmp_path / "t.csv").iterdir()) == ["v2", "v3", "v4"]
     assert table(tmp_path).load().x[0] == 4
     assert table(tmp_path, load="v2").load().x[0] == 2
+    newest = table(tmp_path)
+    assert newest.load_version("v3").x[0] == 3 and newest.load().x[0] == 4
 
 
 def test_a_failed_save_leaves_no_version(tmp_path):

@@ -9,6 +9,7 @@ from PIL import Image
 from xai_robustness.concepts.review import ReviewParams, review_suspects
 from xai_robustness.datasets.base import DatasetInfo, ImageSet
 from xai_robustness.review.data import ReviewData, embedding_views, score_view
+from xai_robustness.types import InputError
 
 INFO = DatasetInfo("invented", "multi-class", ("round", "lobed"), "CC0")
 
@@ -19,14 +20,15 @@ def invented(folder, n=40) -> ReviewData:
     images = ImageSet(pixels, np.arange(n) % 2, np.arange(n) + 100, INFO)
     ids = images.sample_ids
     embeddings = pd.DataFrame({"class": ids % 2, "view": "layer4", "sample_id": ids, "x": rng.normal(size=n), "y": 0.0})
-    members = pd.DataFrame({"suspect": [3, 3, 5], "sample_id": [100, 102, 102], "outlier_score": 1.0})
+    suspects = pd.DataFrame({"place": [2, 1], "kind": "cluster", "name": ["cluster 5", "joined 0"], "class": 0})
+    members = pd.DataFrame({"name": ["cluster 5", "joined 0", "joined 0"], "sample_id": [102, 100, 102]})
     neurons = pd.DataFrame({"layer": "layer4", "neuron": range(4), "rank": [2, 1, 3, 4], "x": range(4), "y": 0.0})
     rows = [
         ("layer4", k, by, j, 100 + k + j, 1.0) for k in range(4) for by in ("relevance", "activation") for j in (0, 1)
     ]
     references = pd.DataFrame(rows, columns=["layer", "neuron", "by", "place", "sample_id", "score"])
     heatmaps = {int(i): rng.normal(size=(8, 8)) for i in ids}
-    views = embedding_views(embeddings, members, INFO.class_names)
+    views = embedding_views(embeddings, suspects, members, INFO.class_names)
     return ReviewData(
         "invented",
         (images,),
@@ -60,8 +62,8 @@ def test_answers_are_what_the_reviewer_csv_reads(tmp_path):
     assert data.save_answers([104, 106], [104, 106]) == (3, 1)  # a later answer wins
     assert data.answers() == {100: False, 102: True, 104: True, 106: True}
     samples = pd.DataFrame({"sample_id": np.arange(100, 140), "split": "train", "class": np.arange(40) % 2})
-    suspects = pd.DataFrame({"suspect": [3], "rank": [1], "class": [0]})
-    members = pd.DataFrame({"suspect": [3, 3], "sample_id": [100, 102]})
+    suspects = pd.DataFrame({"place": [1], "kind": "cluster", "name": "cluster 3", "class": [0]})
+    members = pd.DataFrame({"name": "cluster 3", "sample_id": [100, 102]})
     params = ReviewParams(reviewer="csv", csv=str(data.labels))
     reviewed = review_suspects(suspects, members, samples, None, params, seed=0)
     assert reviewed.set_index("sample_id")["artifact"].to_dict() == {100: False, 102: True, 104: True, 106: True}
@@ -76,11 +78,34 @@ def test_neurons_are_kept_by_model_and_layer(tmp_path):
     assert pd.read_csv(data.marked).to_dict("records") == [{"model": "f1a9", "layer": "layer4", "neuron": 2}]
 
 
+def test_ticks_of_other_classifiers_and_of_layers_not_shown_stay(tmp_path):
+    data = invented(tmp_path)
+    others = [("0e77", "layer4", 1), ("0e77", "layer4", 2), ("f1a9", "layer3", 1)]  # 0e77 is no number
+    table = pd.DataFrame(others, columns=["model", "layer", "neuron"]).assign(note=["", "looks like ink", ""])
+    table.to_csv(data.marked, index=False)
+    assert data.save_neurons(["layer4/1", "layer4/2"], ["layer4/1"]) == 2
+    assert data.save_neurons(["layer4/1", "layer4/2"], ["layer4/2"]) == 2
+    kept = pd.read_csv(data.marked, dtype=str)
+    assert list(kept[["model", "layer", "neuron"]].itertuples(index=False, name=None)) == [
+        *((model, layer, str(k)) for model, layer, k in others),
+        ("f1a9", "layer4", "2"),
+    ]
+    assert kept["note"][1] == "looks like ink"
+    assert set(data.ticked_neurons()["layer"]) == {"layer3", "layer4"}
+
+
+def test_an_empty_table_of_ticks_is_one_sentence(tmp_path):
+    data = invented(tmp_path)
+    data.marked.touch()
+    with pytest.raises(InputError, match="n.csv must begin with a line of column names"):
+        data.ticked_neurons()
+
+
 def test_views_group_samples_by_their_best_suspect_and_scores_by_class(tmp_path):
     view = invented(tmp_path).views["round, layer4"]
     assert view.set_index("sample_id")["group"].loc[[100, 102, 104]].tolist() == [
-        "suspect 3",
-        "suspect 3",
+        "joined 0",
+        "joined 0",
         "no suspect",
     ]
     scores = pd.DataFrame({"sample_id": [1, 2, 3, 9], "class": [0, 1, 0, 1], "late/svm": [0.5, -1.0, 0.1, 9.0]})

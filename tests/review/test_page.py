@@ -52,6 +52,7 @@ def drag_over(tab, graph):
 def test_select_tick_save_in_the_browser(page):
     tab, data = page
     tab.locator("#samples .scatterlayer .point").first.wait_for()
+    assert str(data.labels.parent) in tab.locator("#kept").inner_text()
     drag_over(tab, "samples")
     ticks = tab.locator("#ticks input[type=checkbox]")
     ticks.nth(19).wait_for()  # the view holds the 20 samples of one class

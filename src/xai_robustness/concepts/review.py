@@ -1,19 +1,21 @@
 """Review of the suspects by an oracle with a budget or a person's table, and the artifact labels from it."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from xai_robustness.concepts.answers import read_reviews
 from xai_robustness.concepts.cav import fit_cav
 from xai_robustness.concepts.refinement import Refiner, Strategy, best_threshold, out_of_fold
 from xai_robustness.concepts.samples import SAMPLE_COLUMNS, LatentsReader, rows_of, sample_table
 from xai_robustness.concepts.separability import separation
+from xai_robustness.concepts.suspicion import in_order
 from xai_robustness.metrics.ranking import average_precision
 from xai_robustness.randomness import numpy_rng
 from xai_robustness.types import InputError, Params
@@ -29,7 +31,9 @@ class ReviewParams(Params):
     """Who looks at the suspects, and at how many samples."""
 
     reviewer: Literal["oracle", "csv"] = Field("oracle", description="oracle: the known truth; csv: a person's table")
-    csv: str | None = Field(None, description="table with the columns sample_id and artifact (0 or 1)")
+    csv: tuple[str, ...] = Field(
+        (), description="table with the columns sample_id and artifact (0 or 1), or several: the later answer wins"
+    )
     budget: int = Field(200, ge=0, description="train samples that the oracle looks at")
     val_budget: int = Field(100, ge=0, description="validation samples that the oracle looks at")
     per_suspect: int = Field(10, ge=2, description="typical members looked at to judge a suspect")
@@ -38,9 +42,14 @@ class ReviewParams(Params):
     strategy: Strategy = Field("uncertain", description="what is looked at next: highest, uncertain, mixed")
     rounds: int = Field(3, ge=1, description="times that the labels are refined: fit, look at samples, fit again")
 
+    @field_validator("csv", mode="before")
+    @classmethod
+    def _one_or_more(cls, given: Any) -> Any:
+        return () if given is None else (given,) if isinstance(given, str) else given
+
     @model_validator(mode="after")
     def _needs_table(self) -> Self:
-        if (self.reviewer == "csv") != (self.csv is not None):
+        if (self.reviewer == "csv") != bool(self.csv):
             raise ValueError("give a csv with reviewer 'csv', and only then")
         return self
 
@@ -91,14 +100,14 @@ def review_suspects(
 
     Returns:
         A row a reviewed sample (`REVIEW_COLUMNS`): what it shows, who said so, the suspect it was looked at for, or
-        `CONTROL`, and whether its class has a confirmed suspect. A person's table confirms the classes in which it has
-        an artifact.
+        `CONTROL`, and whether its class has a confirmed suspect. A person's tables, one a round, confirm the classes in
+        which they have an artifact; where two of them name a sample, the later table's answer wins.
 
     Raises:
-        InputError: the table is missing or malformed, or names samples that train and val do not have.
+        InputError: a table is missing or malformed, or names samples that train and val do not have.
     """
     if params.reviewer == "csv":
-        return _from_table(Path(str(params.csv)), suspects, members, samples)
+        return _from_tables(params.csv, suspects, members, samples)
     if truth is None:
         raise InputError("The truth parameter of review_suspects must be given to the oracle. Got None instead.")
     oracle = _Oracle(_answers(truth))
@@ -126,17 +135,12 @@ def _answers(truth: pd.DataFrame) -> dict[int, bool]:
     return dict(zip(truth["sample_id"].astype(int), truth["artifact"].astype(bool)))
 
 
-def _several(suspects: pd.DataFrame) -> list[str]:
-    """Names of the suspects that are more than one sample, in the order of the list."""
-    return list(suspects[suspects["kind"] != "sample"].sort_values("place")["name"])
-
-
 def _judge(
     oracle: _Oracle, suspects: pd.DataFrame, members: pd.DataFrame, params: ReviewParams, seed: int
 ) -> list[str]:
     """Confirmed suspects; spends half of the first look on them, at most half of that on judging once one is found."""
     budget = _first_look(params) // 2
-    ranked = _several(suspects)
+    ranked = list(suspects[suspects["kind"] != "sample"].sort_values("place")["name"])
     lists = {s: members.loc[members["name"] == s, "sample_id"].to_numpy() for s in ranked}
     confirmed: list[str] = []
     for suspect in ranked:
@@ -172,47 +176,17 @@ def _table(oracle: _Oracle, samples: pd.DataFrame, classes: np.ndarray) -> pd.Da
     return table.astype({"artifact": bool, "suspect": str}).reset_index(drop=True)[list(REVIEW_COLUMNS)]
 
 
-def _from_table(path: Path, suspects: pd.DataFrame, members: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:
-    said = read_review(path)
-    unknown = said.loc[~said["sample_id"].isin(samples["sample_id"]), "sample_id"]
-    if len(unknown):
-        raise InputError(
-            f"{len(unknown)} of {len(said)} sample ids in {path.name} are not in train or val (first: "
-            f"{unknown.iloc[0]}). Use the ids of the suspects' members."
-        )
+def _from_tables(
+    paths: Sequence[str], suspects: pd.DataFrame, members: pd.DataFrame, samples: pd.DataFrame
+) -> pd.DataFrame:
+    said = read_reviews(map(Path, paths), samples["sample_id"].to_numpy())
     table = samples.merge(said, on="sample_id")
-    several = [members[members["name"] == name] for name in _several(suspects)]
-    best = pd.concat([members[:0], *several]).drop_duplicates("sample_id").set_index("sample_id")["name"]
+    best = in_order(suspects, members).drop_duplicates("sample_id").set_index("sample_id")["name"]
     table["source"] = "csv"
     table["suspect"] = table["sample_id"].map(best).fillna(CONTROL)
     found = table.loc[table["artifact"] & (table["split"] == "train"), "class"].unique()
     table["confirmed"] = table["class"].isin(found)
     return table[list(REVIEW_COLUMNS)]
-
-
-def read_review(path: Path) -> pd.DataFrame:
-    """Read a person's review: columns sample_id (integer, each once) and artifact (0, 1, true, false).
-
-    A row whose artifact is empty was not looked at and is left out.
-    """
-    if not path.is_file():
-        raise InputError(
-            f"No review table at {path}. Write one with the columns sample_id and artifact, or name another in csv."
-        )
-    said = pd.read_csv(path)
-    if missing := [name for name in ("sample_id", "artifact") if name not in said]:
-        raise InputError(f"The table {path.name} must have the columns sample_id and artifact. It lacks {missing}.")
-    said = said[said["artifact"].notna()].reset_index(drop=True)
-    values = said["artifact"].astype(str).str.strip().str.lower()
-    known = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
-    ids = pd.to_numeric(said["sample_id"], errors="coerce")
-    bad = (~values.isin(known) | ids.isna() | (ids % 1 != 0) | ids.duplicated()).to_numpy()
-    if bad.any():
-        raise InputError(
-            f"Each row of {path.name} must hold an integer sample_id, once, and an artifact of 0 or 1. "
-            f"Got {int(bad.sum())} other rows (first in line {int(bad.argmax()) + 2}). Correct them."
-        )
-    return pd.DataFrame({"sample_id": ids.astype(np.int64), "artifact": values.map(known).astype(bool)})
 
 
 def refine_labels(
@@ -264,8 +238,9 @@ def propose_samples(
         count: samples proposed at most.
 
     Returns:
-        `PROPOSAL_COLUMNS`, most worth a look first, with an empty `artifact` to fill in: the edited file is a table for
-        the reviewer "csv", beside what was said before. Empty where nothing tells the samples apart yet.
+        `PROPOSAL_COLUMNS`, most worth a look first, with an empty `artifact` to fill in: a filled copy, listed
+        behind the tables of the rounds before, is the next one for the reviewer "csv". Empty where nothing tells the
+        samples apart yet.
     """
     train = sample_table(latents, ("train",))
     reviewed = labels[(labels["split"] == "train") & (labels["source"] == "reviewed")]

@@ -196,6 +196,12 @@ def _sample_suspects(
     return rows, [], pd.DataFrame(members, columns=list(LIST_MEMBER_COLUMNS))
 
 
+def in_order(suspects: pd.DataFrame, members: pd.DataFrame) -> pd.DataFrame:
+    """The samples of the suspects that are more than one sample, suspect by suspect as listed; see `Lists`."""
+    several = suspects[suspects["kind"] != "sample"].sort_values("place")["name"]
+    return pd.concat([members[:0], *(members[members["name"] == name] for name in several)], ignore_index=True)
+
+
 def is_cluster_hit(inside: Bool[np.ndarray, " n"], artifact: Bool[np.ndarray, " n"]) -> bool:
     """Whether a cluster of the samples of a class names the artifact; both arrays are over that class.
 

@@ -33,7 +33,8 @@ class Plan:
 
     Attributes:
         stale: names of the nodes to run, in order, each with the reason in words.
-        pins: data set -> version on disk that matches, for everything that the stale nodes load and for what was asked.
+        pins: data set -> version on disk that matches, for everything that the stale nodes and those asked for load,
+            and for what these make.
         provenance: data set -> record to be stored with the version that this run writes.
     """
 
@@ -86,7 +87,8 @@ class Planner:
                 record = {"node": node.name, "fingerprint": self.fingerprint(node), "components": self.components(node)}
                 plan.provenance.update(dict.fromkeys(node.outputs, record))
         made = set(plan.provenance)
-        needed = {i for node in self.pipeline.nodes if node.name in stale for i in node.inputs}
+        concerned = stale | {node.name for node in wanted}
+        needed = {i for node in self.pipeline.nodes if node.name in concerned for i in node.inputs}
         for name in (needed | {o for node in wanted for o in node.outputs}) - made:
             match = self.match(name)
             if match:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from copy import copy
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -54,6 +55,12 @@ class Versioned(AbstractVersionedDataset[Any, Any]):
     def load(self) -> Any:
         """Load the version that the run asks for, or the newest."""
         return self._at(self.path()).load()
+
+    def load_version(self, version: str) -> Any:
+        """Load one of the versions that `provenances` lists."""
+        pinned = copy(self)
+        pinned._version = Version(version, None)
+        return pinned.load()
 
     def save(self, data: Any) -> None:
         """Write one version; a `Job` is drained."""

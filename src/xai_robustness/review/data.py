@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from xai_robustness.concepts.answers import read_review, read_table
 from xai_robustness.concepts.neuron_views import MARKED_COLUMNS
-from xai_robustness.concepts.review import read_review
+from xai_robustness.concepts.suspicion import in_order
 from xai_robustness.datasets.base import ImageSet, take
 from xai_robustness.figures.style import DIVERGING, pixels
 from xai_robustness.models.checkpoint import write_atomically
@@ -36,6 +37,7 @@ class ReviewData:
         model: fingerprint of the classifier.
         labels: the table that a reviewer "csv" reads: sample_id, artifact.
         marked: the table of `reveal.neurons.spurious`: model, layer, neuron.
+        note: a sentence on what is not shown, or nothing.
     """
 
     title: str
@@ -47,6 +49,7 @@ class ReviewData:
     model: str
     labels: Path
     marked: Path
+    note: str = ""
     pictures: dict[tuple[int, bool], str] = field(default_factory=dict)
 
     @cached_property
@@ -90,20 +93,23 @@ class ReviewData:
 
     def ticked_neurons(self) -> pd.DataFrame:
         """Neurons of this classifier that have been ticked so far."""
-        if not self.marked.is_file():
-            return pd.DataFrame(columns=list(MARKED_COLUMNS))
-        table = pd.read_csv(self.marked)
-        return table[table["model"].astype(str) == self.model]
+        table = self._all_ticked()
+        return table[table["model"] == self.model]
+
+    def _all_ticked(self) -> pd.DataFrame:
+        return read_table(self.marked) if self.marked.is_file() else pd.DataFrame(columns=list(MARKED_COLUMNS))
 
     def save_neurons(self, shown: Iterable[str], ticked: Iterable[str]) -> int:
-        """Keep the ticked ones of the neurons shown (`layer/number`) beside those not shown; counts all."""
-        before = self.ticked_neurons()
-        names = set(before["layer"].astype(str) + "/" + before["neuron"].astype(str))
-        kept = sorted(names - set(shown) | set(ticked))
-        split = [name.rpartition("/") for name in kept]
-        rows = [(self.model, layer, int(neuron)) for layer, _, neuron in split]
-        write_table(pd.DataFrame(rows, columns=list(MARKED_COLUMNS)), self.marked)
-        return len(kept)
+        """Keep the ticked ones of the neurons shown (`layer/number`) beside all rows of others; counts this model's."""
+        before, ticks = self._all_ticked(), set(ticked)
+        names = before["layer"].astype(str) + "/" + before["neuron"].astype(str)
+        own = before["model"] == self.model
+        kept = before[~own | ~names.isin(set(shown) - ticks)]
+        added = [name.rpartition("/") for name in sorted(ticks - set(names[own]))]
+        rows = pd.DataFrame([(self.model, layer, int(k)) for layer, _, k in added], columns=list(MARKED_COLUMNS))
+        table = pd.concat([kept, rows], ignore_index=True)
+        write_table(table, self.marked)
+        return int((table["model"] == self.model).sum())
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
@@ -122,15 +128,14 @@ def png_address(image: np.ndarray) -> str:
 
 
 def embedding_views(
-    embeddings: pd.DataFrame, members: pd.DataFrame, class_names: tuple[str, ...]
+    embeddings: pd.DataFrame, suspects: pd.DataFrame, members: pd.DataFrame, class_names: tuple[str, ...]
 ) -> dict[str, pd.DataFrame]:
-    """One view for each class and view of the embeddings; samples are grouped by their best suspect."""
-    best = members.drop_duplicates("sample_id").set_index("sample_id")["suspect"]
+    """One view for each class and view of the embeddings; samples are grouped by their first suspect in the list."""
+    best = in_order(suspects, members).drop_duplicates("sample_id").set_index("sample_id")["name"]
     views: dict[str, pd.DataFrame] = {}
     for _, own in embeddings.groupby(["class", "view"], sort=False):
         c, view = int(own["class"].iloc[0]), own["view"].iloc[0]
-        suspect = own["sample_id"].map(best)
-        group = ["no suspect" if np.isnan(s) else f"suspect {int(s)}" for s in suspect]
+        group = own["sample_id"].map(best).fillna("no suspect")
         views[f"{class_names[c]}, {view}"] = own[["sample_id", "x", "y"]].assign(group=group)
     return views
 

@@ -38,8 +38,9 @@ def make_app(data: ReviewData) -> Dash:
         dcc.Checklist([], [], id="neuron-ticks"),
     ]
     tabs = [dcc.Tab(samples, label="Samples", id="tab-samples"), dcc.Tab(neurons, label="Neurons", id="tab-neurons")]
+    kept = f"Answers are kept in {data.labels.parent}; neither make clean nor a run deletes anything there. {data.note}"
     app.layout = html.Div(
-        [html.H3(f"Review of {data.title}"), dcc.Tabs(tabs)],
+        [html.H3(f"Review of {data.title}"), html.P(kept, id="kept"), dcc.Tabs(tabs)],
         style={"fontFamily": "sans-serif", "maxWidth": "1200px", "margin": "auto"},
     )
     _sample_callbacks(app, data)

@@ -11,6 +11,7 @@ from xai_robustness.concepts.refinement import CURVE_COLUMNS, effort_curves, lab
 from xai_robustness.concepts.retrieval import bias_scores, choose_cav, fit_cavs, retrieval_metrics
 from xai_robustness.concepts.review import propose_samples, refine_labels, review_suspects
 from xai_robustness.concepts.samples import sample_table
+from xai_robustness.concepts.suspicion import in_order
 from xai_robustness.datasets.base import ImageSet, take
 from xai_robustness.figures.retrieval import (
     RETRIEVED,
@@ -70,7 +71,7 @@ def measure_effort(
         train = sample_table(latents, ("train",))
         scope = np.flatnonzero(train["class"] == own["class"].iloc[0])
         ids = train["sample_id"].to_numpy()[scope]
-        members = pd.concat([suspect_list_members[suspect_list_members["name"] == name] for name in own["name"]])
+        members = in_order(own, suspect_list_members)
         place = {int(sample_id): row for row, sample_id in enumerate(ids)}
         order = [place[int(i)] for i in members["sample_id"].drop_duplicates() if int(i) in place]
         artifact = artifact_truth.set_index("sample_id")["artifact"].loc[ids].to_numpy(bool)
