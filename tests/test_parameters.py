@@ -50,11 +50,11 @@ def test_a_table_of_ticked_neurons_counts_by_its_content_and_must_exist(tmp_path
     table = tmp_path / "ticked.csv"
     params = read_parameters({"study": "x", "reveal": {"neurons": {"spurious": str(table)}}})
     with pytest.raises(InputError, match="does not exist"):
-        components_of(params)("params:reveal", "reveal_suspects")
+        components_of(params)("params:reveal", "rank_neurons")
     found = []
     for text in ("model,layer,neuron\n", "model,layer,neuron\na,layer4,3\n"):
         table.write_text(text)
-        found.append(components_of(params)("params:reveal", "reveal_suspects"))
+        found.append(components_of(params)("params:reveal", "rank_neurons"))
     assert found[0] != found[1]
 
 

@@ -94,12 +94,16 @@ def components_of(params: StudyParams) -> Callable[[str, str], dict[str, str]]:
 
     def describe(name: str, node: str) -> dict[str, str]:
         key = name.removeprefix("params:")
-        value = getattr(params, key)
-        values = value.result_values(node) if isinstance(value, Params) else value
-        flat = _flatten(values, key)
-        return {f"parameter:{k}": str(v) for k, v in flat.items()} | files_of(params, key)
+        values = {f"parameter:{k}": str(v) for k, v in _counted(params, key, node).items()}
+        return values | files_of(params, key, node)
 
     return describe
+
+
+def _counted(params: StudyParams, key: str, node: str | None) -> dict[str, Any]:
+    """Dotted name -> value of the parameters under `key` that count at a node; None: at any."""
+    value = getattr(params, key)
+    return _flatten(value.result_values(node) if isinstance(value, Params) else value, key)
 
 
 def _flatten(value: Any, name: str) -> dict[str, Any]:
@@ -108,8 +112,8 @@ def _flatten(value: Any, name: str) -> dict[str, Any]:
     return {k: v for key, inner in value.items() for k, v in _flatten(inner, f"{name}.{key}").items()}
 
 
-def files_of(params: StudyParams, key: str) -> dict[str, str]:
-    """Content hashes of the files that the parameters under `key` name."""
+def files_of(params: StudyParams, key: str, node: str | None = None) -> dict[str, str]:
+    """Content hashes of the files that the parameters under `key` name, where those count at a node; None: all."""
     if key == "data":
         return {f"file:{k}": v for k, v in external_files(params.data, raw_root()).items()}
     retrieval = params.sample_retrieval
@@ -120,7 +124,11 @@ def files_of(params: StudyParams, key: str) -> dict[str, str]:
         "reveal": (params.reveal.neurons.spurious,),
         "sample_retrieval": (*retrieval.review.csv, retrieval.cavs.given),
     }
-    return {f"file:{name}": _identity(name, params.model.name) for name in named.get(key, ()) if name}
+    values = _counted(params, key, node).values()
+    counted = [one for value in values for one in (value if isinstance(value, list) else [value])]
+    return {
+        f"file:{name}": _identity(name, params.model.name) for name in named.get(key, ()) if name and name in counted
+    }
 
 
 def _identity(name: str, model: str) -> str:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from xai_robustness.concepts.directions import CAV_KINDS, PATTERNS
-from xai_robustness.types import InputError, Params
+from xai_robustness.types import InputError, Params, UsedBy
 
 Feature = Literal["activations", "relevances"]
 BASELINES = ("neuron", "nmf", "random")
@@ -33,8 +33,12 @@ class CavParams(Params):
     pool: str = Field("max", pattern="^(max|mean)$", description="spatial pooling of the activations")
     scaling: Scaling = Field("global", description="scaling of the features before the fit")
     features: tuple[Feature, ...] = Field(("activations",), min_length=1, description="activations, relevances")
-    baselines: tuple[str, ...] = Field(("neuron",), description="neuron, nmf, random; the best of each by validation")
-    given: str | None = Field(None, description="file of CAVs of the same model that are used instead of fitting")
+    baselines: Annotated[tuple[str, ...], UsedBy("score_samples")] = Field(
+        ("neuron",), description="neuron, nmf, random; the best of each by validation"
+    )
+    given: Annotated[str | None, UsedBy("fit_cavs")] = Field(
+        None, description="file of CAVs of the same model that are used instead of fitting"
+    )
 
     @field_validator("kinds")
     @classmethod

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
@@ -28,7 +28,7 @@ from xai_robustness.concepts.significance import extreme_p, reference_of_others
 from xai_robustness.concepts.spray import INPUT_VARIANTS
 from xai_robustness.concepts.suspicion import SuspicionParams, TransplantParams
 from xai_robustness.randomness import numpy_rng
-from xai_robustness.types import Params
+from xai_robustness.types import Params, UsedBy
 
 SUSPECT_COLUMNS = ("suspect", "rank", "class", "view", "size", "score", "separation", "null_separation") + (
     "eigengap",
@@ -41,34 +41,64 @@ FINE = 12
 """Clusters that are tried by transplants beside the numbers of the search."""
 
 
+SEARCH = UsedBy("reveal_suspects", "list_suspects", "export_virelay", "reveal_again")
+"""Mark of what every node uses that embeds and clusters the samples of a class."""
+OWN_SEARCH = UsedBy("reveal_suspects", "reveal_again")
+"""Mark of what the search for suspects alone uses, in the study's model and in corrected ones."""
+
+
 class RevealParams(Params):
     """How suspects are searched."""
 
-    n_neighbors: int = Field(32, ge=1, description="neighbours in the graph of samples")
-    n_eigen: int = Field(32, ge=2, description="eigenvectors of the embedding")
-    clusterings: tuple[str, ...] = Field(
+    n_neighbors: Annotated[int, SEARCH] = Field(32, ge=1, description="neighbours in the graph of samples")
+    n_eigen: Annotated[int, SEARCH] = Field(32, ge=2, description="eigenvectors of the embedding")
+    clusterings: Annotated[tuple[str, ...], SEARCH] = Field(
         ("kmeans",), min_length=1, description="kmeans, agglomerative, dbscan, hdbscan"
     )
-    n_clusters: tuple[int, ...] = Field(
+    n_clusters: Annotated[tuple[int, ...], SEARCH] = Field(
         (2, 3, 4, 6, 8), description="numbers of clusters tried; the one of the eigengap is added"
     )
-    min_size: int = Field(10, ge=4, description="smallest suspect, in samples")
-    max_samples: int = Field(1000, ge=20, description="samples of a class that are embedded, drawn at random")
-    max_suspects: int = Field(12, ge=1, description="suspects kept")
-    max_overlap: float = Field(0.5, ge=0, le=1, description="Jaccard index from which two suspects count as one")
-    views: tuple[Literal["input", "latent"], ...] = Field(("input", "latent"), min_length=1)
-    layers: tuple[str, ...] = Field((), description="layers of the latent view; empty: every layer of the latents")
-    n_components: int = Field(20, ge=1, description="principal components in which separation is measured")
-    n_null: int = Field(6, ge=1, le=200, description="structureless sets that give the reference for a separation")
-    variant: str = Field("total", description="what of the input heatmaps is compared, a variant of SpRAy")
-    prototypes: int = Field(4, ge=0, description="prototypes of each class in the last layer; 0: none")
-    suspicion: SuspicionParams = Field(default_factory=SuspicionParams, description="the one list of all suspects")
-    transplant: TransplantParams = Field(
+    min_size: Annotated[int, SEARCH] = Field(10, ge=4, description="smallest suspect, in samples")
+    max_samples: Annotated[int, SEARCH] = Field(
+        1000, ge=20, description="samples of a class that are embedded, drawn at random"
+    )
+    max_suspects: Annotated[int, OWN_SEARCH] = Field(12, ge=1, description="suspects kept")
+    max_overlap: Annotated[float, OWN_SEARCH] = Field(
+        0.5, ge=0, le=1, description="Jaccard index from which two suspects count as one"
+    )
+    views: Annotated[tuple[Literal["input", "latent"], ...], SEARCH] = Field(("input", "latent"), min_length=1)
+    layers: Annotated[
+        tuple[str, ...],
+        UsedBy("reveal_suspects", "list_suspects", "find_prototypes", "export_virelay", "reveal_again"),
+    ] = Field((), description="layers of the latent view; empty: every layer of the latents")
+    n_components: Annotated[int, UsedBy("reveal_suspects", "list_suspects", "reveal_again")] = Field(
+        20, ge=1, description="principal components in which separation is measured"
+    )
+    n_null: Annotated[int, OWN_SEARCH] = Field(
+        6, ge=1, le=200, description="structureless sets that give the reference for a separation"
+    )
+    variant: Annotated[str, SEARCH] = Field(
+        "total", description="what of the input heatmaps is compared, a variant of SpRAy"
+    )
+    prototypes: Annotated[int, UsedBy("find_prototypes")] = Field(
+        4, ge=0, description="prototypes of each class in the last layer; 0: none"
+    )
+    suspicion: Annotated[SuspicionParams, UsedBy("list_suspects", "reveal_again")] = Field(
+        default_factory=SuspicionParams, description="the one list of all suspects"
+    )
+    transplant: Annotated[TransplantParams, UsedBy("list_suspects", "plot_transplants", "reveal_again")] = Field(
         default_factory=TransplantParams, description="whether what sets a suspect apart travels with a part of it"
     )
-    neurons: NeuronParams = Field(default_factory=NeuronParams, description="the model's perspective")
-    layout: Literal["tsne", "umap", "eigenvectors"] = Field("tsne", description="two-dimensional layout of the figures")
-    virelay: bool = Field(False, description="write a project that ViRelAy opens; needs h5py")
+    neurons: Annotated[NeuronParams, UsedBy("rank_neurons", "plot_neurons")] = Field(
+        default_factory=NeuronParams, description="the model's perspective"
+    )
+    layout: Annotated[
+        Literal["tsne", "umap", "eigenvectors"],
+        UsedBy("reveal_suspects", "rank_neurons", "export_virelay", "reveal_again"),
+    ] = Field("tsne", description="two-dimensional layout of the figures")
+    virelay: Annotated[bool, UsedBy("export_virelay")] = Field(
+        False, description="write a project that ViRelAy opens; needs h5py"
+    )
 
     @field_validator("clusterings")
     @classmethod
