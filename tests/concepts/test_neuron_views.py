@@ -61,6 +61,29 @@ def test_ranks_follow_the_chosen_measure_and_silent_neurons_come_last(latents, m
     assert table["neuron"].iloc[-1] == 7 and np.isnan(values[-1]) and table["pattern_class"].iloc[-1] == -1
 
 
+@pytest.mark.parametrize("what", ["activations", "relevances"])
+def test_silent_neurons_are_left_out_and_leave_the_others_as_they_are(latents, monkeypatch, what):
+    """Their references are arbitrary and all the same: as points they would make any neighbour an outlier."""
+    loud, dead = getattr(type(latents), what), np.arange(16, 24)
+
+    def silent(self, split, layer, pool):
+        x = loud(self, split, layer, pool)
+        x[:, dead] = 0
+        return x
+
+    monkeypatch.setattr(type(latents), what, silent)
+    table = rank_neurons(latents, PARAMS, "eigenvectors", seed=0).sort_values("neuron")
+    mean = latents.activations("train", "late", "mean").astype(float)
+    relevance = latents.relevances("train", "late", "sum").astype(float)
+    shares = relevance / np.abs(relevance).sum(1, keepdims=True)
+    vectors = np.stack([mean[np.argsort(-shares[:, k], kind="stable")[:5]].mean(0) for k in range(16)])
+    np.testing.assert_allclose(
+        table["dora"].iloc[:16], factors(extreme_activation_distance(vectors), neighbours=15), rtol=1e-6
+    )
+    assert table["dora_p"].iloc[:16].between(1 / 65, 1).all()
+    assert table[["dora", "dora_p", "x", "y"]].iloc[16:].isna().all(axis=None) and table["rank"].iloc[16:].min() == 17
+
+
 def test_references_are_the_samples_with_most_relevance_and_most_activation(latents):
     table = neuron_references(latents, PARAMS)
     assert len(table) == 24 * 2 * 5
