@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import false_discovery_control
 from sklearn.neighbors import LocalOutlierFactor
 from torch import nn
 
@@ -31,6 +32,7 @@ def test_dora_is_the_outlier_factor_among_extreme_activation_distances(latents):
     vectors = np.stack([mean[np.argsort(-shares[:, k])[:5]].mean(0) for k in range(24)])
     np.testing.assert_allclose(table["dora"], factors(extreme_activation_distance(vectors)), rtol=1e-6)
     assert table["dora_p"].between(1 / 97, 1).all()
+    np.testing.assert_allclose(table["dora_q"], false_discovery_control(table["dora_p"]))
     np.testing.assert_allclose(table["mean_relevance"], shares.mean(0), atol=1e-7)
 
 
@@ -81,7 +83,9 @@ def test_silent_neurons_are_left_out_and_leave_the_others_as_they_are(latents, m
         table["dora"].iloc[:16], factors(extreme_activation_distance(vectors), neighbours=15), rtol=1e-6
     )
     assert table["dora_p"].iloc[:16].between(1 / 65, 1).all()
-    assert table[["dora", "dora_p", "x", "y"]].iloc[16:].isna().all(axis=None) and table["rank"].iloc[16:].min() == 17
+    np.testing.assert_allclose(table["dora_q"].iloc[:16], false_discovery_control(table["dora_p"].iloc[:16]))
+    silent_ones = table.iloc[16:]
+    assert silent_ones[["dora", "dora_p", "dora_q", "x", "y"]].isna().all(axis=None) and silent_ones["rank"].min() == 17
 
 
 def test_references_are_the_samples_with_most_relevance_and_most_activation(latents):

@@ -20,8 +20,8 @@ class Samples:
 
 def test_the_gallery_says_what_a_neuron_is_worth_and_that_a_silent_one_is_silent():
     ranking = pd.DataFrame({"layer": "a", "neuron": [3, 1], "rank": [1, 2], "dora": [2.0, np.nan]})
-    ranking["dora_p"] = [0.02, np.nan]
+    ranking["dora_p"], ranking["dora_q"] = [0.02, np.nan], [0.3, np.nan]
     references = pd.DataFrame(columns=["layer", "neuron", "by", "place"])
     marked, samples = pd.DataFrame({"layer": ["b"], "neuron": [0]}), Samples()
     draw_neurons(ranking, references, marked, samples, NeuronParams())
-    assert samples.titles == ["a, 3\nrank 1, p 0.02", "a, 1\nrank 2, silent"]
+    assert samples.titles == ["a, 3\nrank 1, q 0.3", "a, 1\nrank 2, silent"]

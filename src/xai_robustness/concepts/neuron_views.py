@@ -19,7 +19,8 @@ from xai_robustness.models.taps import pool, tap
 from xai_robustness.randomness import numpy_rng
 from xai_robustness.types import InputError, Params
 
-RANKING_COLUMNS = ("layer", "neuron", "rank", "dora", "dora_p", "relevance_pattern", "activation_pattern") + (
+RANKING_COLUMNS = ("layer", "neuron", "rank", "dora", "dora_p", "dora_q", "relevance_pattern") + (
+    "activation_pattern",
     "pattern_class",
     "mean_relevance",
     "x",
@@ -55,8 +56,11 @@ def rank_neurons(
 ) -> pd.DataFrame:
     """Neurons of each layer by how far they stand apart from the others of it.
 
-    `dora` is the local outlier factor among the extreme-activation distances [Bykov2023], with the p-value of a layer
-    of Gaussian vectors of the same covariance. The patterns are the relevances (or activations) of a neuron over the
+    `dora` is the local outlier factor among the extreme-activation distances [Bykov2023], `dora_p` its p-value against
+    the factors of `n_null` layers of Gaussian vectors of the same covariance, and `dora_q` that adjusted for the number
+    of living neurons M of the layer [Benjamini1995]. The p-value is 1 / (1 + n_null M) at least, so that where few
+    neurons f stand apart, their q-value is about 1 / (n_null f) at least: one alone gets below 0.05 with an n_null of
+    20 or more. The patterns are the relevances (or activations) of a neuron over the
     samples of a class, scaled to length 1, so that distances are those of the cosine [Achtibat2023]; their factor is
     the largest over the classes, `pattern_class` the class of the relevance pattern's. Silent neurons, whose activation
     or reference score is 0 on every sample, stand apart from nothing: they are left out, have NaN for all of these and
@@ -92,6 +96,7 @@ def rank_neurons(
                 "rank": 0,
                 "dora": _of_all(found.factor, alive) if found else np.nan,
                 "dora_p": _of_all(found.p_value, alive) if found else np.nan,
+                "dora_q": _of_all(found.q_value, alive) if found else np.nan,
                 "relevance_pattern": relevance,
                 "activation_pattern": _pattern(activations, latents.targets("train"))[0],
                 "pattern_class": classes,
