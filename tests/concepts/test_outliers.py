@@ -3,6 +3,7 @@ import pytest
 from sklearn.neighbors import NearestNeighbors
 
 from xai_robustness.concepts.outliers import find_outliers, outlier_factor
+from xai_robustness.concepts.significance import extreme_p
 from xai_robustness.types import InputError
 
 
@@ -35,6 +36,15 @@ def test_gaussian_data_hardly_ever_have_an_outlier():
         rng = np.random.default_rng(seed)
         flagged.append(find_outliers(rng.normal(size=(120, 3)), rng, n_null=9).flagged.any())
     assert np.mean(flagged) <= 0.25
+
+
+def test_the_largest_factor_has_a_p_value_that_is_not_too_small_at_few_null_sets():
+    p = []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        found = find_outliers(rng.normal(size=(60, 5)), rng, n_null=6)
+        p.append(extreme_p(found.factor.max(), found.null_largest.tolist()))
+    assert np.mean(np.array(p) < 0.1) <= 0.2 and np.mean(np.array(p) < 0.5) >= 0.3
 
 
 def test_few_rows_use_fewer_neighbours_and_bad_rows_are_one_sentence():

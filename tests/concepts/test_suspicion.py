@@ -103,6 +103,24 @@ def test_structure_that_every_class_has_is_not_flagged():
     assert one["flagged"].any() and (one["reference"] < table["reference"].min()).all()
 
 
+def test_a_single_sample_can_be_significant_at_few_null_sets():
+    from tests.concepts.conftest import FakeLatents
+
+    class Lone(FakeLatents):
+        def relevances(self, split, layer, pool):
+            x = super().relevances(split, layer, pool)
+            x[7] = 0
+            x[7, 3] = 1.0  # all relevance in one neuron: 20 standard deviations of a share
+            return x
+
+    latents = Lone(rate=0.0)
+    suspects, members, _ = find_suspects(latents, REVEAL, seed=0)
+    table = rank_all(suspects, members, latents, SuspicionParams(n_null=6), 8, seed=0).suspects
+    samples = table[table["kind"] == "sample"].set_index("name")
+    assert samples["q_value"].idxmin() == "sample 7" and samples.loc["sample 7", "q_value"] < 0.01
+    assert samples.loc["sample 7", "flagged"] and (samples["p_value"].drop("sample 7") > 0.01).all()
+
+
 def test_hits_follow_their_definition():
     artifact = np.arange(100) < 20
     half = np.zeros(100, bool)

@@ -19,6 +19,7 @@ class Outliers:
         factor: (N,) local outlier factor, about 1 in the midst of the others.
         p_value: (N,) chance of a factor as large in Gaussian data of the same covariance.
         q_value: (N,) p-values adjusted for the number of rows.
+        null_largest: (B,) largest factor of each set of Gaussian data.
         threshold: factor that the largest one of Gaussian data exceeds with a chance of `level`.
         flagged: (N,) whether the adjusted p-value is below `level`.
     """
@@ -26,6 +27,7 @@ class Outliers:
     factor: Float[np.ndarray, " n"]
     p_value: Float[np.ndarray, " n"]
     q_value: Float[np.ndarray, " n"]
+    null_largest: Float[np.ndarray, " b"]
     threshold: float
     flagged: Bool[np.ndarray, " n"]
 
@@ -70,4 +72,4 @@ def find_outliers(
     pooled = np.sort(null.ravel())
     p = (1 + len(pooled) - np.searchsorted(pooled, factor, "left")) / (1 + len(pooled))
     q = benjamini_hochberg(p)
-    return Outliers(factor, p, q, float(np.quantile(null.max(1), 1 - level)), q < level)
+    return Outliers(factor, p, q, null.max(1), float(np.quantile(null.max(1), 1 - level)), q < level)

@@ -85,10 +85,10 @@ def rank_all(
     """Put clusters, sets of neurons and outlying samples into one list, by how far they exceed the other classes.
 
     Every statistic is compared with what the same procedure finds in Gaussian data of the same covariance, as its
-    largest value: no label and no truth is used. Clusters and sets of neurons get the tail beyond `n_null` such maxima
-    (`significance.extreme_p`), samples the share of null factors. The p-values of one kind in one class and view are
-    those of the best of many already; over classes, views and kinds they are adjusted for the false-discovery rate
-    [Benjamini1995]. `score` is -log10 of the adjusted value.
+    largest value: no label and no truth is used. The p-value is the tail beyond `n_null` such maxima
+    (`significance.extreme_p`), of which 6 are enough for small ones. The p-values of one kind in one class and view
+    are those of the best of many already (of what is not the best: at most too large); over classes, views and kinds
+    they are adjusted for the false-discovery rate [Benjamini1995]. `score` is -log10 of the adjusted value.
 
     Real data have clusters that no Gaussian data have, so a second comparison follows: `reference` is the median of
     what the same kind of suspect reaches at most in each other class (`significance.reference_of_others`), and `ratio`
@@ -190,7 +190,7 @@ def _sample_suspects(
         found = find_outliers(x, numpy_rng(seed, "suspicion", "samples", int(c)), n_null=params.n_null)
         for row in np.argsort(-found.factor, kind="stable")[: params.max_samples]:
             name = f"sample {own[row]}"
-            p = min(1.0, float(found.p_value[row]) * len(own))
+            p = extreme_p(float(found.factor[row]), found.null_largest.tolist())
             rows.append(("sample", name, int(c), layers[-1], 1, float(found.factor[row]), p, 1.0))
             members.append((name, int(own[row]), float(found.factor[row])))
     return rows, [], pd.DataFrame(members, columns=list(LIST_MEMBER_COLUMNS))
