@@ -111,6 +111,7 @@ def test_synthetic_references_come_from_the_model(latents):
     params = NeuronParams(layers=("late",), references="synthetic", count=1, n_null=1)
     table = rank_neurons(latents, params, "eigenvectors", 0, model, (1, 5, 5))
     real = rank_neurons(latents, PARAMS, "eigenvectors", 0)
+    assert (table["converged"] == 1).all() and real["converged"].isna().all()
     assert np.isfinite(table["dora"]).all() and not np.allclose(table["dora"], real["dora"])
     with pytest.raises(InputError, match="synthetic"):
         rank_neurons(latents, params, "eigenvectors", 0)

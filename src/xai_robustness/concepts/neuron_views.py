@@ -25,6 +25,7 @@ RANKING_COLUMNS = ("layer", "neuron", "rank", "dora", "dora_p", "dora_q", "relev
     "mean_relevance",
     "x",
     "y",
+    "converged",
 )
 REFERENCE_COLUMNS = ("layer", "neuron", "by", "place", "sample_id", "score")
 MARKED_COLUMNS = ("model", "layer", "neuron")
@@ -64,7 +65,8 @@ def rank_neurons(
     samples of a class, scaled to length 1, so that distances are those of the cosine [Achtibat2023]; their factor is
     the largest over the classes, `pattern_class` the class of the relevance pattern's. Silent neurons, whose activation
     or reference score is 0 on every sample, stand apart from nothing: they are left out, have NaN for all of these and
-    for x and y, and come last.
+    for x and y, and come last. `converged` is the share of the images made for a neuron that settled, NaN where samples
+    stand for it.
 
     Args:
         latents: of the biased train split.
@@ -83,7 +85,7 @@ def rank_neurons(
     tables = []
     for layer in checked_layers(latents, params):
         activations = latents.activations("train", layer, "mean")
-        vectors, alive = _vectors(latents, layer, activations, params, seed, model, image_shape)
+        vectors, alive, converged = _vectors(latents, layer, activations, params, seed, model, image_shape)
         directions = directions_of(vectors[alive])
         rng = numpy_rng(seed, "neurons", layer)
         found = find_outliers(directions, rng, n_null=params.n_null) if len(directions) >= 3 else None
@@ -103,6 +105,7 @@ def rank_neurons(
                 "mean_relevance": latent_features(latents.relevances("train", layer, "sum")).mean(0),
                 "x": _of_all(points[:, 0], alive),
                 "y": _of_all(points[:, 1], alive),
+                "converged": converged,
             }
         )
         table = table.sort_values(params.rank_by, ascending=False, kind="stable", na_position="last")
@@ -135,18 +138,18 @@ def _vectors(
     seed: int,
     model: nn.Sequential | None,
     image_shape: tuple[int, int, int],
-) -> tuple[Float[np.ndarray, "k k"], Bool[np.ndarray, " k"]]:
-    """Representation activation vectors, and whether a neuron ever speaks."""
+) -> tuple[Float[np.ndarray, "k k"], Bool[np.ndarray, " k"], Float[np.ndarray, " k"]]:
+    """Representation activation vectors, whether a neuron ever speaks, and the share of its images that converged."""
     if params.references != "synthetic":
         scores = _scores(latents, layer, params.references)
         vectors = activation_vectors(activations, top_references(scores, params.count))
-        return vectors, (scores != 0).any(0) & (activations != 0).any(0)
+        return vectors, (scores != 0).any(0) & (activations != 0).any(0), np.full(len(vectors), np.nan)
     if model is None:
         raise InputError(
             "The model parameter of rank_neurons must be given for synthetic references. Got None instead."
         )
     k = activations.shape[1]
-    images, _ = synthesize(model, layer, np.arange(k), image_shape, seed, params.count)
+    images, _, converged = synthesize(model, layer, np.arange(k), image_shape, seed, params.count)
     flat = torch.from_numpy(images.reshape(-1, *image_shape))
     device, parts = next(model.parameters()).device, []
     with borrow(model), tap(model, [layer]) as outputs, torch.no_grad():
@@ -154,7 +157,7 @@ def _vectors(
             model(flat[start : start + BATCH].to(device))
             parts.append(pool(outputs[layer], "mean").cpu().numpy())
     vectors = activation_vectors(np.concatenate(parts), np.arange(len(flat)).reshape(k, params.count))
-    return vectors, np.diag(vectors) != 0
+    return vectors, np.diag(vectors) != 0, converged.mean(1)
 
 
 def _scores(latents: LatentsReader, layer: str, by: str) -> Float[np.ndarray, "n k"]:
