@@ -90,6 +90,27 @@ def test_metrics_agree_with_scikit_learn_and_keep_the_splits_apart(latents):
     assert table["late", "signal", "test/biased/auroc"] > 0.99 > 0.9 > table["early", "neuron", "test/biased/auroc"]
 
 
+def test_each_cav_is_scored_with_its_own_pooling(latents, monkeypatch):
+    pooled = type(latents).activations
+
+    def activations(self, split, layer, pool):
+        x = pooled(self, split, layer, pool)
+        return x if pool == "max" else np.random.default_rng(0).normal(size=x.shape)  # says nothing
+
+    monkeypatch.setattr(type(latents), "activations", activations)
+    labels = labels_of(latents)
+    first = fit_cavs(latents, labels, CavParams(kinds=("signal",), layers=("late",)))
+    other = replace(first.items[0], kind="mean", pool="mean")
+    both = Cavs((*first.items, other), latents.model)
+    metrics = retrieval_metrics(latents, both, labels, latents.truth("test"), seed=0, n_boot=1, baselines=())
+    table = metrics.set_index(["kind", "metric"])["value"]
+    scores = bias_scores(latents, both, ("test",))
+    for kind in ("signal", "mean"):
+        expected = roc_auc_score(latents.has_artifact("test"), scores[f"late/{kind}"])
+        assert table[kind, "test/biased/auroc"] == pytest.approx(expected)
+    assert table["signal", "test/biased/auroc"] > 0.95 > 0.7 > table["mean", "test/biased/auroc"]
+
+
 def test_the_neuron_is_chosen_on_validation(latents):
     labels = labels_of(latents)
     cavs = fit_cavs(latents, labels, PARAMS)
