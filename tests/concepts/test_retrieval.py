@@ -218,6 +218,19 @@ def test_given_cavs_are_used_if_they_are_of_the_classifier(latents, tmp_path):
     with pytest.raises(InputError, match=r"early \(24\)"):
         save_cavs(tmp_path / "mine.safetensors", Cavs((replace(cavs.items[0], layer="none"),), latents.model))
         fit_cavs(latents, labels, params)
+    first = cavs.items[0]
+    for change, message in (
+        ({"vector": 2 * first.vector}, "of length 1. Got 2: divide"),
+        ({"intercept": float("nan")}, "must have finite entries"),
+        ({"vector": np.where(np.arange(24) == 3, np.nan, first.vector)}, "must have finite entries"),
+        ({"kind": "rigde"}, "Did you mean 'ridge'"),
+        ({"pool": "sum"}, "the pooling max or mean"),
+        ({"feature": "gradients"}, "must be of activations or relevances"),
+        ({"kind": "ridge"}, "early/ridge twice"),
+    ):
+        save_cavs(tmp_path / "mine.safetensors", Cavs((replace(first, **change), *cavs.items[1:]), latents.model))
+        with pytest.raises(InputError, match=message):
+            fit_cavs(latents, labels, params)
     (tmp_path / "mine.safetensors").write_bytes(b"something else")
     with pytest.raises(InputError, match="must be a file of CAVs"):
         fit_cavs(latents, labels, params)
