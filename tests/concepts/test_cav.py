@@ -1,6 +1,10 @@
+import json
+
 import numpy as np
 import pytest
 from pydantic import ValidationError
+from safetensors import safe_open
+from safetensors.numpy import save_file
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import Lasso, LogisticRegression, Ridge
 from sklearn.metrics import average_precision_score
@@ -252,6 +256,19 @@ def test_cavs_survive_a_file_and_are_found_by_name(tmp_path):
     assert loaded.find("b", "ridge").name == "b/ridge"
     with pytest.raises(InputError, match="a.1/signal"):
         loaded.find("c", "ridge")
+
+
+def test_a_file_says_how_features_were_scaled_and_older_files_do_not(tmp_path):
+    x, artifact = data()
+    path = tmp_path / "cavs.safetensors"
+    save_cavs(path, Cavs(tuple(fit_cav(x, artifact, kind, "a", scaling="max") for kind in ("ridge", "signal"))))
+    assert [cav.scaling for cav in load_cavs(path)] == ["max", "none"]
+    with safe_open(path, framework="numpy") as file:
+        about, vector = file.metadata(), file.get_tensor("cav_0")
+    record = json.loads(about["cavs"])[0]
+    del record["scaling"]
+    save_file({"cav_0": vector}, path, metadata={"cavs": json.dumps([record])})
+    assert load_cavs(path).items[0].scaling == ""
 
 
 def test_vectors_without_a_positive_entry_cannot_localize_where_others_can():

@@ -87,23 +87,43 @@ def brightness_model():
 
 def test_synthetic_images_reach_what_the_neuron_can_reach_and_settle():
     model = brightness_model().train()
-    images, trace = synthesize(model, "1", np.array([0, 1]), (3, 4, 4), seed=0, count=1, how="mean")
+    images, trace, converged = synthesize(model, "1", np.array([0, 1]), (3, 4, 4), seed=0, count=1, how="mean")
     assert images.shape == (2, 1, 3, 4, 4) and images.min() >= 0 and images.max() <= 1
     assert images[0, :, 0].mean() > 0.9 and images[1].mean() < 0.1
     last = np.array([[row[~np.isnan(row)][-1] for row in own] for own in trace])
     assert (last[0] > 0.9).all() and (last[1] > 2.7).all()
     assert model.training and all(p.grad is None for p in model.parameters())
     steps = (~np.isnan(trace)).sum(-1)
-    assert (steps > 64).all() and (steps < 512).all()
+    assert (steps > 64).all() and (steps < 512).all() and converged.all()
 
 
 def test_synthetic_images_follow_the_seed_and_not_the_batch():
     model = brightness_model()
     arguments = (model, "1", np.array([1, 0]), (3, 8, 8))
-    first, _ = synthesize(*arguments, seed=1, count=1, most_iterations=5)
-    again, _ = synthesize(*arguments, seed=1, count=1, most_iterations=5, batch_size=1)
+    first, *_ = synthesize(*arguments, seed=1, count=1, most_iterations=5)
+    again, *_ = synthesize(*arguments, seed=1, count=1, most_iterations=5, batch_size=1)
     np.testing.assert_allclose(first, again, atol=1e-6)
-    other, _ = synthesize(*arguments, seed=2, count=1, most_iterations=5)
+    other, *_ = synthesize(*arguments, seed=2, count=1, most_iterations=5)
     assert np.abs(first - other).max() > 1e-3
     with pytest.raises(InputError, match="0 to 1"):
         synthesize(model, "1", np.array([2]), (3, 8, 8), seed=0, most_iterations=1)
+
+
+def test_each_image_settles_on_its_own_and_a_silent_neuron_is_tried_from_louder_images():
+    """Neurons: red; red beyond what grey noise has; one that nothing reaches. In one batch, or alone."""
+    conv = nn.Conv2d(3, 3, 1)
+    with torch.no_grad():
+        conv.weight.zero_()
+        conv.weight[:, 0] = 1.0
+        conv.bias.copy_(torch.tensor([0.0, -0.7, -2.0]))
+    model = nn.Sequential(conv, nn.ReLU())
+    arguments = (model, "1", np.array([0, 1, 2]), (3, 8, 8))
+    images, trace, converged = synthesize(*arguments, seed=0, count=2)
+    assert converged.tolist() == [[True, True], [True, True], [False, False]]
+    assert images[1, :, 0].max((1, 2)).min() > 0.95 and np.nanmax(trace[2]) == 0
+    steps = (~np.isnan(trace)).sum(-1)
+    assert len(np.unique(steps[:2])) > 1 and (steps[2] == 32).all()
+    alone = synthesize(*arguments, seed=0, count=2, batch_size=1)
+    np.testing.assert_allclose(images, alone[0], atol=1e-5)
+    np.testing.assert_array_equal(steps, (~np.isnan(alone[1])).sum(-1))
+    assert not synthesize(*arguments, seed=0, count=1, most_iterations=5)[2].any()

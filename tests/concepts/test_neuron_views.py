@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import false_discovery_control
 from sklearn.neighbors import LocalOutlierFactor
 from torch import nn
 
@@ -31,6 +32,7 @@ def test_dora_is_the_outlier_factor_among_extreme_activation_distances(latents):
     vectors = np.stack([mean[np.argsort(-shares[:, k])[:5]].mean(0) for k in range(24)])
     np.testing.assert_allclose(table["dora"], factors(extreme_activation_distance(vectors)), rtol=1e-6)
     assert table["dora_p"].between(1 / 97, 1).all()
+    np.testing.assert_allclose(table["dora_q"], false_discovery_control(table["dora_p"]))
     np.testing.assert_allclose(table["mean_relevance"], shares.mean(0), atol=1e-7)
 
 
@@ -61,6 +63,31 @@ def test_ranks_follow_the_chosen_measure_and_silent_neurons_come_last(latents, m
     assert table["neuron"].iloc[-1] == 7 and np.isnan(values[-1]) and table["pattern_class"].iloc[-1] == -1
 
 
+@pytest.mark.parametrize("what", ["activations", "relevances"])
+def test_silent_neurons_are_left_out_and_leave_the_others_as_they_are(latents, monkeypatch, what):
+    """Their references are arbitrary and all the same: as points they would make any neighbour an outlier."""
+    loud, dead = getattr(type(latents), what), np.arange(16, 24)
+
+    def silent(self, split, layer, pool):
+        x = loud(self, split, layer, pool)
+        x[:, dead] = 0
+        return x
+
+    monkeypatch.setattr(type(latents), what, silent)
+    table = rank_neurons(latents, PARAMS, "eigenvectors", seed=0).sort_values("neuron")
+    mean = latents.activations("train", "late", "mean").astype(float)
+    relevance = latents.relevances("train", "late", "sum").astype(float)
+    shares = relevance / np.abs(relevance).sum(1, keepdims=True)
+    vectors = np.stack([mean[np.argsort(-shares[:, k], kind="stable")[:5]].mean(0) for k in range(16)])
+    np.testing.assert_allclose(
+        table["dora"].iloc[:16], factors(extreme_activation_distance(vectors), neighbours=15), rtol=1e-6
+    )
+    assert table["dora_p"].iloc[:16].between(1 / 65, 1).all()
+    np.testing.assert_allclose(table["dora_q"].iloc[:16], false_discovery_control(table["dora_p"].iloc[:16]))
+    silent_ones = table.iloc[16:]
+    assert silent_ones[["dora", "dora_p", "dora_q", "x", "y"]].isna().all(axis=None) and silent_ones["rank"].min() == 17
+
+
 def test_references_are_the_samples_with_most_relevance_and_most_activation(latents):
     table = neuron_references(latents, PARAMS)
     assert len(table) == 24 * 2 * 5
@@ -84,6 +111,7 @@ def test_synthetic_references_come_from_the_model(latents):
     params = NeuronParams(layers=("late",), references="synthetic", count=1, n_null=1)
     table = rank_neurons(latents, params, "eigenvectors", 0, model, (1, 5, 5))
     real = rank_neurons(latents, PARAMS, "eigenvectors", 0)
+    assert (table["converged"] == 1).all() and real["converged"].isna().all()
     assert np.isfinite(table["dora"]).all() and not np.allclose(table["dora"], real["dora"])
     with pytest.raises(InputError, match="synthetic"):
         rank_neurons(latents, params, "eigenvectors", 0)

@@ -3,6 +3,7 @@ import pytest
 from sklearn.neighbors import NearestNeighbors
 
 from xai_robustness.concepts.outliers import find_outliers, outlier_factor
+from xai_robustness.concepts.significance import extreme_p
 from xai_robustness.types import InputError
 
 
@@ -19,13 +20,13 @@ def test_the_factor_equals_its_definition():
     np.testing.assert_allclose(outlier_factor(x, 10), naive_factor(x, 10), rtol=1e-6)
 
 
-def test_planted_outliers_are_flagged_and_their_neighbours_are_not():
+def test_planted_outliers_are_significant_and_their_neighbours_are_not():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(200, 5))
     x[:4] += np.eye(5)[:4] * 12
     found = find_outliers(x, rng)
-    assert found.flagged[:4].all() and found.flagged[4:].sum() <= 2
-    assert (found.factor[:4] > found.threshold).all()
+    assert (found.q_value[:4] < 0.05).all() and (found.q_value[4:] < 0.05).sum() <= 2
+    assert (found.factor[:4] > found.null_largest.max()).all()
     assert (np.argsort(-found.factor)[:4] < 4).all()
 
 
@@ -33,8 +34,17 @@ def test_gaussian_data_hardly_ever_have_an_outlier():
     flagged = []
     for seed in range(12):
         rng = np.random.default_rng(seed)
-        flagged.append(find_outliers(rng.normal(size=(120, 3)), rng, n_null=9).flagged.any())
+        flagged.append((find_outliers(rng.normal(size=(120, 3)), rng, n_null=19).q_value < 0.05).any())
     assert np.mean(flagged) <= 0.25
+
+
+def test_the_largest_factor_has_a_p_value_that_is_not_too_small_at_few_null_sets():
+    p = []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        found = find_outliers(rng.normal(size=(60, 5)), rng, n_null=6)
+        p.append(extreme_p(found.factor.max(), found.null_largest.tolist()))
+    assert np.mean(np.array(p) < 0.1) <= 0.2 and np.mean(np.array(p) < 0.5) >= 0.3
 
 
 def test_few_rows_use_fewer_neighbours_and_bad_rows_are_one_sentence():

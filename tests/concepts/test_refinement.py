@@ -45,6 +45,28 @@ def test_few_labels_already_rank_and_unlabelled_samples_stand_for_the_missing_si
     assert average_precision_score(artifact, scores) > 2 * artifact.mean()
 
 
+@pytest.mark.parametrize("n_positive, n_negative", [(2, 6), (3, 6), (6, 2)])
+def test_few_labels_do_not_choose_a_layer_for_its_many_channels(n_positive, n_negative):
+    """In sample, noise of 500 channels tells any labels apart, and further than what they are about."""
+    chosen = []
+    for seed in range(6):
+        features, artifact = data(seed=seed, gap=5.0)
+        features["noise"] = 5 * np.random.default_rng(seed).normal(size=(120, 500))
+        features = {"clear": features["clear"], "noise": features["noise"]}
+        rows = [*np.flatnonzero(artifact)[:n_positive], *np.flatnonzero(~artifact)[:n_negative]]
+        scores = Refiner(features, {int(row): bool(artifact[row]) for row in rows}).scorer()(features)
+        chosen.append(average_precision_score(artifact, scores) > 0.8)
+    assert np.mean(chosen) >= 5 / 6
+
+
+def test_a_single_positive_label_is_scored_in_the_last_layer():
+    features, artifact = data()
+    features["noise"] = 5 * np.random.default_rng(0).normal(size=(120, 500))
+    labels = {int(np.flatnonzero(artifact)[0]): True, **dict.fromkeys(np.flatnonzero(~artifact)[:5].tolist(), False)}
+    both, last = (Refiner(some, labels).scorer() for some in (features, {"clear": features["clear"]}))
+    np.testing.assert_array_equal(both(features), last(features))
+
+
 def test_without_a_positive_label_there_is_no_score():
     features, artifact = data()
     assert Refiner(features, {int(np.flatnonzero(~artifact)[0]): False}).scorer() is None

@@ -90,6 +90,27 @@ def test_metrics_agree_with_scikit_learn_and_keep_the_splits_apart(latents):
     assert table["late", "signal", "test/biased/auroc"] > 0.99 > 0.9 > table["early", "neuron", "test/biased/auroc"]
 
 
+def test_each_cav_is_scored_with_its_own_pooling(latents, monkeypatch):
+    pooled = type(latents).activations
+
+    def activations(self, split, layer, pool):
+        x = pooled(self, split, layer, pool)
+        return x if pool == "max" else np.random.default_rng(0).normal(size=x.shape)  # says nothing
+
+    monkeypatch.setattr(type(latents), "activations", activations)
+    labels = labels_of(latents)
+    first = fit_cavs(latents, labels, CavParams(kinds=("signal",), layers=("late",)))
+    other = replace(first.items[0], kind="mean", pool="mean")
+    both = Cavs((*first.items, other), latents.model)
+    metrics = retrieval_metrics(latents, both, labels, latents.truth("test"), seed=0, n_boot=1, baselines=())
+    table = metrics.set_index(["kind", "metric"])["value"]
+    scores = bias_scores(latents, both, ("test",))
+    for kind in ("signal", "mean"):
+        expected = roc_auc_score(latents.has_artifact("test"), scores[f"late/{kind}"])
+        assert table[kind, "test/biased/auroc"] == pytest.approx(expected)
+    assert table["signal", "test/biased/auroc"] > 0.95 > 0.7 > table["mean", "test/biased/auroc"]
+
+
 def test_the_neuron_is_chosen_on_validation(latents):
     labels = labels_of(latents)
     cavs = fit_cavs(latents, labels, PARAMS)
@@ -197,6 +218,19 @@ def test_given_cavs_are_used_if_they_are_of_the_classifier(latents, tmp_path):
     with pytest.raises(InputError, match=r"early \(24\)"):
         save_cavs(tmp_path / "mine.safetensors", Cavs((replace(cavs.items[0], layer="none"),), latents.model))
         fit_cavs(latents, labels, params)
+    first = cavs.items[0]
+    for change, message in (
+        ({"vector": 2 * first.vector}, "of length 1. Got 2: divide"),
+        ({"intercept": float("nan")}, "must have finite entries"),
+        ({"vector": np.where(np.arange(24) == 3, np.nan, first.vector)}, "must have finite entries"),
+        ({"kind": "rigde"}, "Did you mean 'ridge'"),
+        ({"pool": "sum"}, "the pooling max or mean"),
+        ({"feature": "gradients"}, "must be of activations or relevances"),
+        ({"kind": "ridge"}, "early/ridge twice"),
+    ):
+        save_cavs(tmp_path / "mine.safetensors", Cavs((replace(first, **change), *cavs.items[1:]), latents.model))
+        with pytest.raises(InputError, match=message):
+            fit_cavs(latents, labels, params)
     (tmp_path / "mine.safetensors").write_bytes(b"something else")
     with pytest.raises(InputError, match="must be a file of CAVs"):
         fit_cavs(latents, labels, params)

@@ -19,6 +19,13 @@ def test_the_false_discovery_rate_is_kept_where_nothing_is_there():
     assert 0.05 < np.mean(flagged) < 0.15
 
 
+def test_the_best_of_many_tests_are_adjusted_for_all_of_them():
+    best = [np.sort(np.random.default_rng(seed).random(40))[:12] for seed in range(400)]
+    found = np.array([[(benjamini_hochberg(p, tests) < 0.05).any() for tests in (40, 0)] for p in best])
+    assert found[:, 0].mean() < 0.08 < 0.12 < found[:, 1].mean()
+    np.testing.assert_allclose(benjamini_hochberg(best[0], 12), benjamini_hochberg(best[0]))
+
+
 def test_a_monte_carlo_p_value_is_uniform_under_the_null_and_never_zero():
     rng = np.random.default_rng(0)
     p = [monte_carlo_p(*[(row := rng.random(20))[0], row[1:].tolist()]) for _ in range(500)]

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from xai_robustness.concepts.significance import benjamini_hochberg
 from xai_robustness.concepts.spectral import RevealParams, find_suspects
 from xai_robustness.concepts.suspicion import (
     LIST_COLUMNS,
@@ -101,6 +102,46 @@ def test_structure_that_every_class_has_is_not_flagged():
     assert (table["q_value"] < 0.05).any() and not table["flagged"].any()
     one = rank_all(suspects.assign(reference=np.nan), members, latents, SuspicionParams(), 8, seed=0).suspects
     assert one["flagged"].any() and (one["reference"] < table["reference"].min()).all()
+
+
+def test_views_that_left_nothing_in_the_list_count_as_tests(listed):
+    latents, suspects, members, _ = listed
+    assert (suspects["families"] == 3 * 2).all()  # classes times layers
+    kept = suspects.sort_values("p_value").iloc[:2]  # of two families at most
+    p, families = np.sort(kept["p_value"]), len(kept[["class", "view"]].drop_duplicates())
+    table = rank_all(kept, members, latents, SuspicionParams(), 8, seed=0).suspects
+    tests = 2 + 6 - families
+    expected = np.minimum.accumulate((p * tests / [1, 2])[::-1])[::-1]
+    np.testing.assert_allclose(np.sort(table["q_value"]), np.minimum(expected, 1))
+
+
+def test_sets_of_neurons_count_for_every_class_and_layer(listed):
+    latents, suspects, members, found = listed
+    table = found.suspects
+    p = table["p_value"].to_numpy()
+    pairs = {kind: len(own[["class", "view"]].drop_duplicates()) for kind, own in table.groupby("kind")}
+    assert pairs["neurons"] < 6  # some have no set of neurons
+    tests = len(table) + sum(6 - pairs[kind] for kind in ("cluster", "neurons"))
+    np.testing.assert_allclose(table["q_value"], benjamini_hochberg(p, tests))
+    assert (table["q_value"] > benjamini_hochberg(p)).any()
+
+
+def test_a_single_sample_can_be_significant_at_few_null_sets():
+    from tests.concepts.conftest import FakeLatents
+
+    class Lone(FakeLatents):
+        def relevances(self, split, layer, pool):
+            x = super().relevances(split, layer, pool)
+            x[7] = 0
+            x[7, 3] = 1.0  # all relevance in one neuron: 20 standard deviations of a share
+            return x
+
+    latents = Lone(rate=0.0)
+    suspects, members, _ = find_suspects(latents, REVEAL, seed=0)
+    table = rank_all(suspects, members, latents, SuspicionParams(n_null=6), 8, seed=0).suspects
+    samples = table[table["kind"] == "sample"].set_index("name")
+    assert samples["q_value"].idxmin() == "sample 7" and samples.loc["sample 7", "q_value"] < 0.01
+    assert samples.loc["sample 7", "flagged"] and (samples["p_value"].drop("sample 7") > 0.01).all()
 
 
 def test_hits_follow_their_definition():

@@ -28,7 +28,7 @@ def job(latents, params=PARAMS, channels=1, images=None):
     ids = latents.sample_ids("train")[::-1].copy()  # the images lie in another order than the latents
     pixels = (ids[:, None, None, None] % 251 * np.ones((1, 8, 8, channels))).astype(np.uint8)
     images = images or ImageSet(pixels, latents.labels("train")[::-1].copy(), ids, INFO)
-    suspects = pd.DataFrame([[0, 1, 0, "late", 3] + [1.0] * 6], columns=list(SUSPECT_COLUMNS))
+    suspects = pd.DataFrame([[0, 1, 0, "late", 3] + [1.0] * 7], columns=list(SUSPECT_COLUMNS))
     members = pd.DataFrame([(0, 0, 2.0), (0, 3, 1.0), (0, 6, 0.5)], columns=list(MEMBER_COLUMNS))
     return VirelayJob(latents, images, suspects, members, params, seed=0)
 

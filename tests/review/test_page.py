@@ -1,5 +1,6 @@
 """The page in a real browser: select with a box, tick, save; the table is the reviewer's."""
 
+import json
 import shutil
 import threading
 
@@ -47,6 +48,14 @@ def drag_over(tab, graph):
     tab.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, steps=4)
     tab.mouse.move(box["x"] + box["width"] - 3, box["y"] + box["height"] - 3, steps=4)
     tab.mouse.up()
+
+
+def test_points_without_a_place_are_not_drawn():
+    """Silent neurons have no place among the others."""
+    from xai_robustness.review.page import scatter
+
+    table = pd.DataFrame({"id": ["a/0", "a/1"], "x": [0.5, np.nan], "y": [1.0, np.nan], "group": "neurons"})
+    assert json.loads(scatter(table).to_json())["data"][0]["x"] == [0.5, None]
 
 
 def test_select_tick_save_in_the_browser(page):

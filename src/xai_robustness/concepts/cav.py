@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -17,6 +17,7 @@ from xai_robustness.types import InputError, Params, UsedBy
 
 Feature = Literal["activations", "relevances"]
 BASELINES = ("neuron", "nmf", "random")
+LENGTH_TOLERANCE = 1e-3
 Scaling = Literal["global", "centered", "max", "second_moment", "none"]
 
 
@@ -69,6 +70,7 @@ class Cav:
         n_artifact: artifact samples it was fitted on.
         feature: what it is a direction of: pooled activations, or the layer's relevances as shares (summed over
             positions, divided by their absolute sum).
+        scaling: of the features before the fit (see `fit_cav`); "none" for patterns, empty where it is not known.
     """
 
     vector: Float[np.ndarray, " k"]
@@ -81,6 +83,7 @@ class Cav:
     n_clean: int
     n_artifact: int
     feature: Feature = "activations"
+    scaling: Scaling | Literal[""] = ""
 
     @property
     def name(self) -> str:
@@ -175,6 +178,7 @@ def fit_cav(
         n_clean=int((~artifact).sum()),
         n_artifact=int(artifact.sum()),
         feature=feature,
+        scaling="none" if kind in PATTERNS else scaling,
     )
 
 
@@ -213,7 +217,8 @@ def given_cavs(path: Path, model: str, sizes: Mapping[str, int]) -> Cavs:
         sizes: layer -> number of its channels.
 
     Raises:
-        InputError: no such file, not a file of CAVs, of another classifier, or of layers that are not there.
+        InputError: no such file, not a file of CAVs, of another classifier, of layers that are not there, two of the
+            same name, or one of an unknown kind, feature or pooling, that is not finite, or not of length 1.
     """
     if not path.is_file():
         raise InputError(f"No CAVs at {path}. Correct the parameter sample_retrieval.cavs.given, or set it to null.")
@@ -226,13 +231,34 @@ def given_cavs(path: Path, model: str, sizes: Mapping[str, int]) -> Cavs:
             f"The CAVs in {path.name} must be of the classifier in use, whose fingerprint is {model}. They are of "
             f"{cavs.model or 'an unknown one'}. Export them again from a run with this classifier."
         )
+    names = [cav.name for cav in cavs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"The CAVs in {path.name} must differ in layer, kind or feature. Got {twice[0]} twice.")
     for cav in cavs:
+        _check_given(cav, path.name)
         if sizes.get(cav.layer) != len(cav.vector):
             raise InputError(
                 f"The CAV {cav.name} in {path.name} must have a layer of the latents and its number of channels. Got "
                 f"{len(cav.vector)} channels; the layers are {', '.join(f'{k} ({v})' for k, v in sizes.items())}."
             )
     return cavs
+
+
+def _check_given(cav: Cav, file: str) -> None:
+    CAV_KINDS.checked(cav.kind)
+    if cav.feature not in get_args(Feature) or cav.pool not in ("max", "mean"):
+        raise InputError(
+            f"The CAV {cav.name} in {file} must be of {' or '.join(get_args(Feature))}, with the pooling max or mean. "
+            f"Got '{cav.feature}' and '{cav.pool}'."
+        )
+    if not np.isfinite([*cav.vector, cav.intercept, cav.mean_clean, cav.mean_artifact]).all():
+        raise InputError(f"The CAV {cav.name} in {file} must have finite entries, intercept and means. Fit it again.")
+    length = float(np.linalg.norm(cav.vector.astype(np.float64)))
+    if abs(length - 1) > LENGTH_TOLERANCE:
+        raise InputError(
+            f"The CAV {cav.name} in {file} must be of length 1. Got {length:.4g}: divide the vector, its intercept and "
+            "its means by that."
+        )
 
 
 def save_cavs(path: Path, cavs: Cavs) -> None:

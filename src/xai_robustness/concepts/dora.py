@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from xai_robustness.models.modes import borrow
@@ -13,6 +13,8 @@ from xai_robustness.types import InputError
 LEARNING_RATE, WEIGHT_DECAY, GRADIENT_NORM = 0.05, 1e-2, 1.0
 SHIFT, TURN, SCALES = 0.015, 20.0, (0.75, 1.025)
 SETTLED_OVER, SETTLED_GAIN = 32, 0.01
+STARTS = (0.1, 1.0, 3.0)
+"""Standard deviation of the start's logits at each attempt: near grey, then louder where the neuron was silent."""
 
 
 def top_references(scores: Float[np.ndarray, "n k"], count: int) -> Int[np.ndarray, "k r"]:
@@ -87,12 +89,13 @@ def synthesize(
     how: Pooling = "max",
     most_iterations: int = 512,
     batch_size: int = 16,
-) -> tuple[Float[np.ndarray, "m r c h w"], Float[np.ndarray, "m r t"]]:
+) -> tuple[Float[np.ndarray, "m r c h w"], Float[np.ndarray, "m r t"], Bool[np.ndarray, "m r"]]:
     """Images that maximise the pooled activation of neurons, by gradient ascent, until they settle.
 
     Each step sees the image moved by up to 1.5 %, turned by up to 20 degrees and scaled by 0.75 to 1.025, so that the
     image does not rest on single pixels; Adam with decoupled weight decay on the logits of the pixels, gradients
-    clipped. A batch ends when the mean activation of the last 32 steps gained less than 1 % on the 32 before.
+    clipped. An image has settled when the mean activation of its last 32 steps gained less than 1 % on the 32 before.
+    One for which the neuron had no gradient in 32 steps starts anew from a louder image (`STARTS`).
 
     Args:
         model: classifier; it is left as it was.
@@ -102,12 +105,13 @@ def synthesize(
         seed: the run's seed: start images and transformations.
         count: images a neuron.
         how: pooling of the activation over positions; max is the maximum.
-        most_iterations: steps at most.
+        most_iterations: steps at most, of each start.
         batch_size: images at once.
 
     Returns:
-        Images float32 in [0,1] (M,R,C,H,W), and the pooled activation of the moved image at every step (M,R,T), NaN
-        after a batch has ended.
+        Images float32 in [0,1] (M,R,C,H,W); the pooled activation of the moved image at every step (M,R,T), NaN after
+        it has ended, of the last start; and whether an image converged (M,R): it settled, and the neuron was not
+        silent.
 
     Raises:
         InputError: an unknown layer or a neuron that it does not have.
@@ -115,13 +119,17 @@ def synthesize(
     jobs = [(int(k), r) for k in neurons for r in range(count)]
     images = np.zeros((len(jobs), *image_shape), np.float32)
     trace = np.full((len(jobs), most_iterations), np.nan)
+    converged, spoke = np.zeros(len(jobs), bool), np.zeros(len(jobs), bool)
     with borrow(model):
-        for start in range(0, len(jobs), batch_size):
-            some = jobs[start : start + batch_size]
-            found, values = _ascend(model, layer, some, image_shape, seed, how, most_iterations)
-            images[start : start + len(some)], trace[start : start + len(some), : values.shape[1]] = found, values
+        for attempt in range(len(STARTS)):
+            silent = np.flatnonzero(~spoke)
+            for start in range(0, len(silent), batch_size):
+                rows = silent[start : start + batch_size]
+                some = [jobs[row] for row in rows]
+                found = _ascend(model, layer, some, image_shape, seed, how, most_iterations, attempt)
+                images[rows], trace[rows], spoke[rows], converged[rows] = found
     shape = (len(neurons), count)
-    return images.reshape(*shape, *image_shape), trace.reshape(*shape, most_iterations)
+    return images.reshape(*shape, *image_shape), trace.reshape(*shape, most_iterations), converged.reshape(shape)
 
 
 def _ascend(
@@ -132,16 +140,20 @@ def _ascend(
     seed: int,
     how: Pooling,
     most_iterations: int,
-) -> tuple[np.ndarray, np.ndarray]:
+    attempt: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Images, traces, whether the neuron ever had a gradient, and whether it had one and the image settled."""
     device = next(model.parameters()).device
-    rngs = [torch_rng(seed, "dora", layer, k, r) for k, r in jobs]
-    starts = torch.stack([0.1 * torch.randn(image_shape, generator=rng) for rng in rngs])
+    rngs = [torch_rng(seed, "dora", layer, k, r, *([attempt] if attempt else [])) for k, r in jobs]
+    starts = torch.stack([STARTS[attempt] * torch.randn(image_shape, generator=rng) for rng in rngs])
     logits = starts.to(device).requires_grad_()
     optimizer = torch.optim.AdamW([logits], lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     wanted = torch.tensor([k for k, _ in jobs], device=device)
-    values: list[np.ndarray] = []
-    while len(values) < most_iterations and not _settled(values):
-        moved = _moved(torch.sigmoid(logits), rngs)
+    images, values = np.zeros(starts.shape, np.float32), np.full((len(jobs), most_iterations), np.nan)
+    spoke, settled = np.zeros(len(jobs), bool), np.zeros(len(jobs), bool)
+    rows = np.arange(len(jobs))
+    for step in range(most_iterations):
+        moved = _moved(torch.sigmoid(logits[rows]), [rngs[row] for row in rows])
         with tap(model, [layer]) as outputs:
             model(moved)
             pooled = pool(outputs[layer], how)
@@ -150,21 +162,27 @@ def _ascend(
                 f"The neurons parameter of synthesize must be channels of layer '{layer}', 0 to {pooled.shape[1] - 1}. "
                 f"Got {int(wanted.max())} instead."
             )
-        reached = pooled[torch.arange(len(jobs), device=device), wanted]
+        reached = pooled[torch.arange(len(rows), device=device), wanted[rows]]
         (gradient,) = torch.autograd.grad(-reached.sum(), logits)
-        norms = gradient.flatten(1).norm(dim=1).clamp(min=GRADIENT_NORM)
-        logits.grad = gradient / norms.view(-1, 1, 1, 1)
+        norms = gradient.flatten(1).norm(dim=1)
+        logits.grad = gradient / norms.clamp(min=GRADIENT_NORM).view(-1, 1, 1, 1)
         optimizer.step()
-        values.append(reached.detach().cpu().numpy())
-    return torch.sigmoid(logits).detach().cpu().numpy(), np.stack(values, 1)
+        values[rows, step] = reached.detach().cpu().numpy()
+        spoke |= norms.cpu().numpy() > 0
+        images[rows] = torch.sigmoid(logits[rows]).detach().cpu().numpy()
+        settled[rows] = _settled(values[rows, : step + 1])
+        rows = rows[~settled[rows] & (spoke[rows] | (step + 1 < SETTLED_OVER))]
+        if len(rows) == 0:
+            break
+    return images, values, spoke, spoke & settled
 
 
-def _settled(values: list[np.ndarray]) -> bool:
-    if len(values) < 2 * SETTLED_OVER:
-        return False
-    means = np.stack(values).mean(1)
-    before, now = means[-2 * SETTLED_OVER : -SETTLED_OVER].mean(), means[-SETTLED_OVER:].mean()
-    return bool(now - before <= SETTLED_GAIN * abs(before))
+def _settled(values: Float[np.ndarray, "b t"]) -> Bool[np.ndarray, " b"]:
+    """Whether each image's last steps gained next to nothing on those before."""
+    if values.shape[1] < 2 * SETTLED_OVER:
+        return np.zeros(len(values), bool)
+    before = values[:, -2 * SETTLED_OVER : -SETTLED_OVER].mean(1)
+    return values[:, -SETTLED_OVER:].mean(1) - before <= SETTLED_GAIN * np.abs(before)
 
 
 def _moved(images: Float[Tensor, "b c h w"], rngs: list[torch.Generator]) -> Float[Tensor, "b c h w"]:

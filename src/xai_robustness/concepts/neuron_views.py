@@ -5,7 +5,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import nn
 
@@ -19,11 +19,13 @@ from xai_robustness.models.taps import pool, tap
 from xai_robustness.randomness import numpy_rng
 from xai_robustness.types import InputError, Params
 
-RANKING_COLUMNS = ("layer", "neuron", "rank", "dora", "dora_p", "relevance_pattern", "activation_pattern") + (
+RANKING_COLUMNS = ("layer", "neuron", "rank", "dora", "dora_p", "dora_q", "relevance_pattern") + (
+    "activation_pattern",
     "pattern_class",
     "mean_relevance",
     "x",
     "y",
+    "converged",
 )
 REFERENCE_COLUMNS = ("layer", "neuron", "by", "place", "sample_id", "score")
 MARKED_COLUMNS = ("model", "layer", "neuron")
@@ -55,10 +57,16 @@ def rank_neurons(
 ) -> pd.DataFrame:
     """Neurons of each layer by how far they stand apart from the others of it.
 
-    `dora` is the local outlier factor among the extreme-activation distances [Bykov2023], with the p-value of a layer
-    of Gaussian vectors of the same covariance. The patterns are the relevances (or activations) of a neuron over the
+    `dora` is the local outlier factor among the extreme-activation distances [Bykov2023], `dora_p` its p-value against
+    the factors of `n_null` layers of Gaussian vectors of the same covariance, and `dora_q` that adjusted for the number
+    of living neurons M of the layer [Benjamini1995]. The p-value is 1 / (1 + n_null M) at least, so that where few
+    neurons f stand apart, their q-value is about 1 / (n_null f) at least: one alone gets below 0.05 with an n_null of
+    20 or more. The patterns are the relevances (or activations) of a neuron over the
     samples of a class, scaled to length 1, so that distances are those of the cosine [Achtibat2023]; their factor is
-    the largest over the classes, `pattern_class` the class of the relevance pattern's. Silent neurons have none (NaN).
+    the largest over the classes, `pattern_class` the class of the relevance pattern's. Silent neurons, whose activation
+    or reference score is 0 on every sample, stand apart from nothing: they are left out, have NaN for all of these and
+    for x and y, and come last. `converged` is the share of the images made for a neuron that settled, NaN where samples
+    stand for it.
 
     Args:
         latents: of the biased train split.
@@ -77,8 +85,8 @@ def rank_neurons(
     tables = []
     for layer in checked_layers(latents, params):
         activations = latents.activations("train", layer, "mean")
-        vectors = _vectors(latents, layer, activations, params, seed, model, image_shape)
-        directions = directions_of(vectors)
+        vectors, alive, converged = _vectors(latents, layer, activations, params, seed, model, image_shape)
+        directions = directions_of(vectors[alive])
         rng = numpy_rng(seed, "neurons", layer)
         found = find_outliers(directions, rng, n_null=params.n_null) if len(directions) >= 3 else None
         points = two_dimensional(directions, layout, seed) if len(directions) >= 8 else np.zeros((len(directions), 2))
@@ -88,19 +96,28 @@ def rank_neurons(
                 "layer": layer,
                 "neuron": np.arange(len(vectors)),
                 "rank": 0,
-                "dora": found.factor if found else np.nan,
-                "dora_p": found.p_value if found else np.nan,
+                "dora": _of_all(found.factor, alive) if found else np.nan,
+                "dora_p": _of_all(found.p_value, alive) if found else np.nan,
+                "dora_q": _of_all(found.q_value, alive) if found else np.nan,
                 "relevance_pattern": relevance,
                 "activation_pattern": _pattern(activations, latents.targets("train"))[0],
                 "pattern_class": classes,
                 "mean_relevance": latent_features(latents.relevances("train", layer, "sum")).mean(0),
-                "x": points[:, 0],
-                "y": points[:, 1],
+                "x": _of_all(points[:, 0], alive),
+                "y": _of_all(points[:, 1], alive),
+                "converged": converged,
             }
         )
         table = table.sort_values(params.rank_by, ascending=False, kind="stable", na_position="last")
         tables.append(table.assign(rank=np.arange(1, len(table) + 1)))
     return pd.concat(tables, ignore_index=True)[list(RANKING_COLUMNS)]
+
+
+def _of_all(values: Float[np.ndarray, " m"], alive: Bool[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
+    """Values of the living neurons among all of them, NaN for the rest."""
+    among = np.full(len(alive), np.nan)
+    among[alive] = values
+    return among
 
 
 def checked_layers(latents: LatentsReader, params: NeuronParams) -> tuple[str, ...]:
@@ -121,22 +138,26 @@ def _vectors(
     seed: int,
     model: nn.Sequential | None,
     image_shape: tuple[int, int, int],
-) -> Float[np.ndarray, "k k"]:
+) -> tuple[Float[np.ndarray, "k k"], Bool[np.ndarray, " k"], Float[np.ndarray, " k"]]:
+    """Representation activation vectors, whether a neuron ever speaks, and the share of its images that converged."""
     if params.references != "synthetic":
-        return activation_vectors(activations, top_references(_scores(latents, layer, params.references), params.count))
+        scores = _scores(latents, layer, params.references)
+        vectors = activation_vectors(activations, top_references(scores, params.count))
+        return vectors, (scores != 0).any(0) & (activations != 0).any(0), np.full(len(vectors), np.nan)
     if model is None:
         raise InputError(
             "The model parameter of rank_neurons must be given for synthetic references. Got None instead."
         )
     k = activations.shape[1]
-    images, _ = synthesize(model, layer, np.arange(k), image_shape, seed, params.count)
+    images, _, converged = synthesize(model, layer, np.arange(k), image_shape, seed, params.count)
     flat = torch.from_numpy(images.reshape(-1, *image_shape))
     device, parts = next(model.parameters()).device, []
     with borrow(model), tap(model, [layer]) as outputs, torch.no_grad():
         for start in range(0, len(flat), BATCH):
             model(flat[start : start + BATCH].to(device))
             parts.append(pool(outputs[layer], "mean").cpu().numpy())
-    return activation_vectors(np.concatenate(parts), np.arange(len(flat)).reshape(k, params.count))
+    vectors = activation_vectors(np.concatenate(parts), np.arange(len(flat)).reshape(k, params.count))
+    return vectors, np.diag(vectors) != 0, converged.mean(1)
 
 
 def _scores(latents: LatentsReader, layer: str, by: str) -> Float[np.ndarray, "n k"]:

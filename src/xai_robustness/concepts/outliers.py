@@ -1,9 +1,9 @@
-"""Samples or neurons that lie apart: the local outlier factor, with a threshold from data that have no outliers."""
+"""Samples or neurons that lie apart: the local outlier factor, against data that have no outliers."""
 
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from sklearn.neighbors import LocalOutlierFactor
 
 from xai_robustness.concepts.separability import gaussian_null
@@ -19,15 +19,13 @@ class Outliers:
         factor: (N,) local outlier factor, about 1 in the midst of the others.
         p_value: (N,) chance of a factor as large in Gaussian data of the same covariance.
         q_value: (N,) p-values adjusted for the number of rows.
-        threshold: factor that the largest one of Gaussian data exceeds with a chance of `level`.
-        flagged: (N,) whether the adjusted p-value is below `level`.
+        null_largest: (B,) largest factor of each set of Gaussian data.
     """
 
     factor: Float[np.ndarray, " n"]
     p_value: Float[np.ndarray, " n"]
     q_value: Float[np.ndarray, " n"]
-    threshold: float
-    flagged: Bool[np.ndarray, " n"]
+    null_largest: Float[np.ndarray, " b"]
 
 
 def outlier_factor(features: Float[np.ndarray, "n d"], n_neighbors: int = 20) -> Float[np.ndarray, " n"]:
@@ -41,20 +39,18 @@ def find_outliers(
     rng: np.random.Generator,
     n_neighbors: int = 20,
     n_null: int = 19,
-    level: float = 0.05,
 ) -> Outliers:
-    """Outliers by a threshold that means something: the factors that Gaussian data of the same covariance give.
+    """Local outlier factors against those that Gaussian data of the same covariance give.
 
     A fixed threshold at 1 marks half of any data. Here each factor is compared with those of all rows of `n_null` sets
-    of structureless samples, and the p-values are adjusted for the number of rows [Benjamini1995]. Heavy tails that
-    are no outliers are still flagged: the null is Gaussian.
+    of structureless samples, and the p-values are adjusted for the number of rows [Benjamini1995]: of a lone outlier
+    they are about 1 / n_null at least. Heavy tails that are no outliers still have small ones: the null is Gaussian.
 
     Args:
         features: (N,D).
         rng: draws the null.
         n_neighbors: neighbourhood of the factor.
         n_null: sets of the null.
-        level: false-discovery rate.
 
     Raises:
         InputError: fewer than 3 rows, or values that are not finite.
@@ -69,5 +65,4 @@ def find_outliers(
     null = np.stack([outlier_factor(gaussian_null(x, rng), n_neighbors) for _ in range(n_null)])
     pooled = np.sort(null.ravel())
     p = (1 + len(pooled) - np.searchsorted(pooled, factor, "left")) / (1 + len(pooled))
-    q = benjamini_hochberg(p)
-    return Outliers(factor, p, q, float(np.quantile(null.max(1), 1 - level)), q < level)
+    return Outliers(factor, p, benjamini_hochberg(p), null.max(1))

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field
 
 from xai_robustness.concepts.cav import fit_cav
-from xai_robustness.concepts.directions import stratified_folds
+from xai_robustness.concepts.directions import mean_direction, stratified_folds
 from xai_robustness.concepts.separability import separation
 from xai_robustness.metrics.ranking import average_precision
 from xai_robustness.randomness import numpy_rng
@@ -35,10 +35,10 @@ class EffortParams(Params):
 
 @dataclass
 class Refiner:
-    """Scores of all samples from the labels so far, by a ridge CAV in the layer that tells them apart best.
+    """Scores of all samples from the labels so far, by a ridge CAV in the layer that tells them apart best out of fold.
 
-    With fewer than two labels of a side the unlabelled samples stand for it; with no label of a sample that carries
-    the artifact there is nothing to score by.
+    With fewer than two labels of a sample without the artifact the unlabelled ones stand for that side. A single label
+    of one that carries it cannot be held out: then the last layer is used. Without any there is nothing to score by.
 
     Attributes:
         features: layer -> pooled activations (N,K) of all samples.
@@ -59,8 +59,9 @@ class Refiner:
         if artifact is None:
             return None
         best = None
-        for layer, features in self.features.items():
-            scores = out_of_fold(features[rows], artifact, layer)
+        layers = list(self.features)
+        for layer in layers if sum(self.labels.values()) > 1 else layers[-1:]:
+            scores = out_of_fold(self.features[layer][rows], artifact, layer)
             reached = (round(average_precision(scores, artifact), 9), separation(scores, artifact))
             if best is None or reached > best[0]:
                 best = reached, layer, scores
@@ -95,13 +96,19 @@ class Refiner:
 
 
 def out_of_fold(features: Float[np.ndarray, "n k"], artifact: Bool[np.ndarray, " n"], layer: str) -> np.ndarray:
-    """Ridge scores (N,) of folds that took no part in the fit; in sample where a side has fewer than four labels."""
-    scores = np.zeros(len(artifact))
-    smallest = int(min(artifact.sum(), (~artifact).sum()))
-    if smallest < 4:  # a fold would leave a single sample of a class to fit on
-        return fit_cav(features, artifact, "ridge", layer).scores(features)
-    for train, test in stratified_folds(artifact).split(features, artifact):
-        scores[test] = fit_cav(features[train], artifact[train], "ridge", layer).scores(features[test])
+    """Scores (N,) of folds that took no part in the fit, in units of the features.
+
+    By ridge; where a side has two labels, of which a fold leaves one, by the difference of the means. In sample every
+    layer of more channels than labels would tell them apart. Two labels of a side at least.
+    """
+    x, scores = np.asarray(features, np.float64), np.zeros(len(artifact))
+    few = min(artifact.sum(), (~artifact).sum()) < 3
+    for train, test in stratified_folds(artifact).split(x, artifact):
+        if few:
+            direction, offset = mean_direction(x[train], artifact[train])
+            scores[test] = (x[test] @ direction + offset) / (np.linalg.norm(direction) or 1.0)
+        else:
+            scores[test] = fit_cav(x[train], artifact[train], "ridge", layer).scores(x[test])
     return scores
 
 

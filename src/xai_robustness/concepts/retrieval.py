@@ -89,8 +89,8 @@ def retrieval_metrics(
 
     `val/biased/…` judges by the reviewed validation labels and serves selection (`train/biased/…`, in sample, where
     those lack a class); `test/biased/…` judges all test samples by the truth, where it is known. Baselines are chosen
-    with their sign by average precision on the same samples that serve selection. Separation is the distance of the
-    two means in pooled standard deviations.
+    with their sign by average precision on the same samples that serve selection. A CAV sees its own pooling, baselines
+    that of the layer's first CAV. Separation is the distance of the two means in pooled standard deviations.
 
     Args:
         latents: of the biased splits.
@@ -114,10 +114,14 @@ def retrieval_metrics(
         for split, said in judged:
             places, there = rows_of(latents.sample_ids(split), said["sample_id"].to_numpy())
             artifact = said["artifact"].to_numpy(bool)[there]
-            x = np.asarray(features_of(latents, split, layer, ours[0].pool, feature)[places], np.float64)
+            seen = {
+                pool: np.asarray(features_of(latents, split, layer, pool, feature)[places], np.float64)
+                for pool in {cav.pool for cav in ours}
+            }
             for cav in ours:
                 subject = (layer, cav.kind, feature, -1, 0)
-                rows += _metric_rows(subject, split, cav.scores(x), artifact, seed, n_boot)
+                rows += _metric_rows(subject, split, cav.scores(seen[cav.pool]), artifact, seed, n_boot)
+            x = seen[ours[0].pool]
             for name, baseline in chosen.items():
                 subject = (layer, name, feature, *baseline.choose(x, artifact))
                 rows += _metric_rows(subject, split, baseline.scores(x), artifact, seed, n_boot)

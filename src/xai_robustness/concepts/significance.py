@@ -11,10 +11,14 @@ from xai_robustness.randomness import numpy_rng
 N_PIVOTS = 100_000
 
 
-def benjamini_hochberg(p: Float[np.ndarray, " m"]) -> Float[np.ndarray, " m"]:
+def benjamini_hochberg(p: Float[np.ndarray, " m"], tests: int = 0) -> Float[np.ndarray, " m"]:
     """Adjusted p-values (M,) in [0,1]: those below a level have at most that false-discovery rate [Benjamini1995].
 
     NaN (undefined) stays NaN and does not count as a test.
+
+    Args:
+        p: p-values; of more tests, the best ones.
+        tests: how many tests there were, those that are not in `p` among them; at least as many as are in `p`.
 
     Example:
         >>> benjamini_hochberg(np.array([0.01, 0.04, 0.03, 0.5])).round(3).tolist()
@@ -24,7 +28,7 @@ def benjamini_hochberg(p: Float[np.ndarray, " m"]) -> Float[np.ndarray, " m"]:
     adjusted = np.full(p.shape, np.nan)
     rows = np.flatnonzero(~np.isnan(p))
     order = rows[np.argsort(p[rows], kind="stable")]
-    raised = p[order] * len(order) / np.arange(1, len(order) + 1)
+    raised = p[order] * max(tests, len(order)) / np.arange(1, len(order) + 1)
     adjusted[order] = np.minimum(np.minimum.accumulate(raised[::-1])[::-1], 1)
     return adjusted
 

@@ -34,6 +34,7 @@ SUSPECT_COLUMNS = ("suspect", "rank", "class", "view", "size", "score", "separat
     "eigengap",
     "p_value",
     "reference",
+    "families",
 )
 MEMBER_COLUMNS = ("suspect", "sample_id", "outlier_score")
 
@@ -171,18 +172,21 @@ def find_suspects(
         seed: the run's seed.
 
     Returns:
-        Suspects (`SUSPECT_COLUMNS`, `suspect` and `rank` from 0 and 1 on), their members (`MEMBER_COLUMNS`, most
-        typical first; `outlier_score` is the distance to the border with the rest, in standard deviations), and the
-        embeddings of the views with a suspect by name `class_<c>/<view>`. All empty where no class has enough samples.
+        Suspects (`SUSPECT_COLUMNS`, `suspect` and `rank` from 0 and 1 on; `families` is the number of classes times
+        views that were searched, in each of which the best cluster was tested, kept or not), their members
+        (`MEMBER_COLUMNS`, most typical first; `outlier_score` is the distance to the border with the rest, in standard
+        deviations), and the embeddings of the views with a suspect by name `class_<c>/<view>`. All empty where no class
+        has enough samples.
     """
-    candidates = [c for view in class_views(latents, params, seed) for c in _candidates(*view, params, seed)]
+    searched = [_candidates(*view, params, seed) for view in class_views(latents, params, seed)]
+    candidates = [c for found in searched for c in found]
     largest: dict[int, float] = {}
     for c in candidates:
         largest[c.embedding.class_index] = max(c.separation, largest.get(c.embedding.class_index, 0.0))
     reference = reference_of_others(largest)
     candidates.sort(key=lambda c: (-c.score, c.inside.sum(), c.embedding.class_index, c.embedding.view))
     kept = _distinct(candidates, params)
-    rows = [_suspect_row(i, c, reference[c.embedding.class_index]) for i, c in enumerate(kept)]
+    rows = [(*_suspect_row(i, c, reference[c.embedding.class_index]), len(searched)) for i, c in enumerate(kept)]
     suspects = pd.DataFrame(rows, columns=list(SUSPECT_COLUMNS))
     members = [_member_rows(i, c) for i, c in enumerate(kept)]
     table = pd.concat(members, ignore_index=True) if members else pd.DataFrame(columns=list(MEMBER_COLUMNS))

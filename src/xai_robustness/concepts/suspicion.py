@@ -85,10 +85,11 @@ def rank_all(
     """Put clusters, sets of neurons and outlying samples into one list, by how far they exceed the other classes.
 
     Every statistic is compared with what the same procedure finds in Gaussian data of the same covariance, as its
-    largest value: no label and no truth is used. Clusters and sets of neurons get the tail beyond `n_null` such maxima
-    (`significance.extreme_p`), samples the share of null factors. The p-values of one kind in one class and view are
-    those of the best of many already; over classes, views and kinds they are adjusted for the false-discovery rate
-    [Benjamini1995]. `score` is -log10 of the adjusted value.
+    largest value: no label and no truth is used. The p-value is the tail beyond `n_null` such maxima
+    (`significance.extreme_p`), of which 6 are enough for small ones. The p-values of one kind in one class and view
+    are those of the best of many already (of what is not the best: at most too large); over classes, views and kinds
+    they are adjusted for the false-discovery rate [Benjamini1995], where what was searched and left nothing in the list
+    counts as a test too (see `_tests`). `score` is -log10 of the adjusted value.
 
     Real data have clusters that no Gaussian data have, so a second comparison follows: `reference` is the median of
     what the same kind of suspect reaches at most in each other class (`significance.reference_of_others`), and `ratio`
@@ -129,10 +130,11 @@ def rank_all(
             if row[0] == kind:
                 largest[row[2]] = max(row[5], largest.get(row[2], 0.0))
         others |= {(kind, c): value for c, value in reference_of_others(largest).items()}
+    tests = _tests(listed, clusters, latents, len(tuple(layers) or latents.layers), params, min_size)
     found_there = [others[kind, c] for kind, c in zip(listed["kind"], listed["class"])]
     listed["reference"] = np.where(np.isnan(found_there), listed["reference"].astype(float), found_there)
     listed["ratio"] = listed["statistic"] / listed["reference"]
-    listed["q_value"] = benjamini_hochberg(listed["p_value"].to_numpy(float))
+    listed["q_value"] = benjamini_hochberg(listed["p_value"].to_numpy(float), tests)
     listed["score"] = -np.log10(np.maximum(listed["q_value"].to_numpy(float), 1e-300))
     listed["flagged"] = (listed["q_value"] < params.level) & (listed["ratio"] >= params.margin)
     listed["transplant"] = np.nan
@@ -143,6 +145,28 @@ def rank_all(
     kept = [t for t in tables if len(t)]
     joined = pd.concat(kept, ignore_index=True) if kept else pd.DataFrame(columns=list(LIST_MEMBER_COLUMNS))
     return Lists(listed[list(LIST_COLUMNS)], joined, pd.DataFrame(neurons, columns=list(NEURON_COLUMNS)))
+
+
+def _tests(
+    listed: pd.DataFrame,
+    clusters: pd.DataFrame,
+    latents: LatentsReader,
+    n_layers: int,
+    params: SuspicionParams,
+    min_size: int,
+) -> int:
+    """Tests behind the list: its entries, and one for every class and view of a kind that has none there.
+
+    The list holds the best of the views, which are not the only ones that were looked at.
+    """
+    sizes = np.unique(latents.targets("train"), return_counts=True)[1]
+    searched = {"cluster": int(clusters["families"].max()) if len(clusters) else 0}
+    if params.n_null:
+        searched["neurons"] = n_layers * int((sizes >= 2 * min_size).sum())
+    left = [
+        n - len(listed.loc[listed["kind"] == kind, ["class", "view"]].drop_duplicates()) for kind, n in searched.items()
+    ]
+    return len(listed) + sum(max(n, 0) for n in left)
 
 
 Found = tuple[list[tuple], list[tuple], pd.DataFrame]
@@ -190,7 +214,7 @@ def _sample_suspects(
         found = find_outliers(x, numpy_rng(seed, "suspicion", "samples", int(c)), n_null=params.n_null)
         for row in np.argsort(-found.factor, kind="stable")[: params.max_samples]:
             name = f"sample {own[row]}"
-            p = min(1.0, float(found.p_value[row]) * len(own))
+            p = extreme_p(float(found.factor[row]), found.null_largest.tolist())
             rows.append(("sample", name, int(c), layers[-1], 1, float(found.factor[row]), p, 1.0))
             members.append((name, int(own[row]), float(found.factor[row])))
     return rows, [], pd.DataFrame(members, columns=list(LIST_MEMBER_COLUMNS))

@@ -64,7 +64,8 @@ def draw_neurons(
             own = references[(references["layer"] == one["layer"]) & (references["neuron"] == one["neuron"])]
             own = own.sort_values(["by", "place"], ascending=[False, True])
             name = f"{one['layer']}, {one['neuron']}" + (" (ticked)" if one["ticked"] is True else "")
-            title = f"{name}\nrank {one['rank']}, p {one['dora_p']:.2g}"
+            worth = "silent" if np.isnan(one["dora_q"]) else f"q {one['dora_q']:.2g}"
+            title = f"{name}\nrank {one['rank']}, {worth}"
             rows.append(samples.references(lrp, title, own, one["layer"], int(one["neuron"])))
     return neuron_gallery(rows, params.count, ("most relevance", "most activation"))
 
