@@ -102,7 +102,8 @@ def glocal_figure(
 
 
 def _over(axes: Any, title: str) -> None:
-    """A title that reaches over several columns and moves none."""
+    """A title that reaches over several columns and moves none; an empty one of this column keeps the room above."""
+    axes.set_title(" ", fontsize=FONT)
     axes.text(0, 1.08, title, transform=axes.transAxes, fontsize=FONT).set_in_layout(False)
 
 
