@@ -48,6 +48,10 @@ def judge(cell: Cell, folder: Path, device: str) -> dict[str, object]:
         found[f"{kind}/top_flagged"] = bool(len(own) and own["flagged"].iloc[0])
         found[f"{kind}/first_hit"] = int(np.argmax(own["hit"].to_numpy())) + 1 if own["hit"].any() else None
         found[f"{kind}/least_q"] = float(own["q_value"].min()) if len(own) else None
+    first = listed.suspects.iloc[:1]
+    for kind in ("cluster", "neurons"):  # what is joined names samples and neurons: by either alone
+        alone = first.assign(kind=np.where(first["kind"] == "joined", kind, first["kind"]))
+        found[f"all/top_hit_by_{kind}"] = any(is_hit(row, listed, latents, truth) for _, row in alone.iterrows())
     associations = label_associations(image_properties(iter([images.images])), images.labels)
     found["properties_flagged"] = sorted(set(associations.loc[associations["flagged"], "property"]))
     table.to_csv(folder / "list.csv", index=False)

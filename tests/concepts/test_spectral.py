@@ -12,8 +12,15 @@ from xai_robustness.concepts.spectral import (
     RevealParams,
     find_suspects,
 )
-from xai_robustness.concepts.suspect_evaluation import EVALUATION_COLUMNS, Z_95, evaluate_suspects, wilson_interval
-from xai_robustness.concepts.suspicion import rank_all
+from xai_robustness.concepts.suspect_evaluation import (
+    EVALUATION_COLUMNS,
+    Z_95,
+    evaluate_suspects,
+    is_hit,
+    wilson_interval,
+)
+from xai_robustness.concepts.suspicion import Lists, rank_all
+from xai_robustness.metrics.ranking import auroc
 from xai_robustness.types import InputError
 
 PARAMS = RevealParams(n_neighbors=15, n_clusters=(2, 3), layout="eigenvectors", min_size=8, n_null=1)
@@ -107,6 +114,25 @@ def test_evaluation_counts_train_rows_alone_and_works_without_classes():
     )
     table = evaluate_suspects(suspects, members, truth)
     assert (table.loc[0, "recall"], table.loc[0, "n_artifact"]) == (0.5, 2)
+
+
+def test_a_suspect_is_judged_by_what_it_names(latents):
+    """The artifact's neuron, and samples without the artifact, under one name."""
+    truth, own = latents.truth("train"), latents.targets("train") == 0
+    artifact, ids = truth["artifact"].to_numpy(bool), latents.sample_ids("train")
+    late = latents.activations("train", "late", "max")[own]
+    aucs = [abs(auroc(late[:, k], artifact[own]) - 0.5) for k in range(late.shape[1])]
+    neurons = pd.DataFrame({"name": "a", "class": 0, "layer": "late", "neuron": [int(np.argmax(aucs))], "sign": 1})
+    assert max(aucs) > 0.4
+    other = neurons.assign(neuron=int(np.argmin(aucs)))
+    for named, some, hits in (
+        (own & ~artifact, neurons, [False, True, True, False]),
+        (own & artifact, other, [True, False, True, False]),
+    ):
+        listed = Lists(pd.DataFrame(), pd.DataFrame({"name": "a", "sample_id": ids[named][:20]}), some)
+        kinds = ("cluster", "neurons", "joined", "sample")
+        found = [is_hit(pd.Series({"kind": k, "name": "a", "class": 0}), listed, latents, artifact) for k in kinds]
+        assert found == hits
 
 
 def test_parameters_are_checked():

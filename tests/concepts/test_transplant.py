@@ -236,14 +236,14 @@ def test_what_travels_leads_the_list_and_is_joined():
     table = found.suspects
     assert list(table.columns) == list(LIST_COLUMNS) and table["place"].tolist() == [1, 2, 3, 4]
     assert table["name"].iloc[0] == "joined 0" and set(table["name"].iloc[1:3]) == {"some", "others"}
-    assert table["flagged"].tolist() == [True, True, True, False] and table["size"].iloc[0] == CARRYING
+    assert table["flagged"].tolist() == [True, True, True, False] and table["kind"].iloc[0] == "joined"
     assert (found.neurons["name"] == "joined 0").all() and len(found.neurons) == CARRYING
     pooled = pooled_activation({"0": latents.activations("train", "0", "max")[:80]}, found.neurons, "joined 0")
     assert auroc(pooled, carriers) > 0.99
     members = found.members.loc[found.members["name"] == "joined 0"]
     inside = np.isin(ROWS + 7, members["sample_id"])
     assert inside[carriers].mean() > 0.9 and inside[~carriers].mean() < 0.05
-    assert members["typical"].is_monotonic_decreasing
+    assert members["typical"].is_monotonic_decreasing and len(members) == table["size"].iloc[0]
 
 
 def test_the_first_layer_finds_the_carriers_that_splits_leave_out():

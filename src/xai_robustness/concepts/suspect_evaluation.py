@@ -44,7 +44,9 @@ def evaluate_suspects(suspects: pd.DataFrame, members: pd.DataFrame, truth: pd.D
 
 
 def is_hit(suspect: pd.Series, listed: Lists, latents: LatentsReader, artifact: Bool[np.ndarray, " n"]) -> bool:
-    """Whether a suspect of the list names the artifact: a set of neurons by its activation, a cluster by its samples.
+    """Whether a suspect of the list names the artifact: a cluster by its samples, a set of neurons by its activation.
+
+    What is joined names both, so that either counts.
 
     Args:
         suspect: a row of `listed.suspects`; a single sample is never a hit.
@@ -52,13 +54,15 @@ def is_hit(suspect: pd.Series, listed: Lists, latents: LatentsReader, artifact: 
         latents: of the biased train split.
         artifact: the truth over the samples of the latents.
     """
-    own = latents.targets("train") == suspect["class"]
-    if suspect["kind"] == "neurons":
-        x = {layer: latents.activations("train", layer, "max")[own] for layer in latents.layers}
-        return is_neuron_hit(pooled_activation(x, listed.neurons, suspect["name"]), artifact[own])
+    own, kind = latents.targets("train") == suspect["class"], suspect["kind"]
     named = listed.members.loc[listed.members["name"] == suspect["name"], "sample_id"]
     inside = np.isin(latents.sample_ids("train")[own], named)
-    return suspect["kind"] == "cluster" and is_cluster_hit(inside, artifact[own])
+    if kind in ("cluster", "joined") and is_cluster_hit(inside, artifact[own]):
+        return True
+    if kind not in ("neurons", "joined"):
+        return False
+    x = {layer: latents.activations("train", layer, "max")[own] for layer in latents.layers}
+    return is_neuron_hit(pooled_activation(x, listed.neurons, suspect["name"]), artifact[own])
 
 
 def wilson_interval(hits: int, n: int) -> tuple[float, float, float]:

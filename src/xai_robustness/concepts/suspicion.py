@@ -63,8 +63,9 @@ class Lists:
     """The list and what its names stand for.
 
     Attributes:
-        suspects: `LIST_COLUMNS`, the most suspicious first.
-        members: `LIST_MEMBER_COLUMNS`: samples of clusters and of the smaller side of each set of neurons.
+        suspects: `LIST_COLUMNS`, the most suspicious first; kind is cluster, neurons, sample or joined, `size` the
+            number of samples, or of neurons in a set of these.
+        members: `LIST_MEMBER_COLUMNS`: samples of clusters, of the smaller side of each set of neurons, joined ones.
         neurons: `NEURON_COLUMNS`.
     """
 

@@ -107,7 +107,7 @@ def transplant_all(
             best, name = int(np.nanargmax(largest)), f"joined {c}"
             flat = [one for both in found for one in both]
             carrying, samples = _joined(transplants, flat, name, int(c), latents, params)
-            row = {"kind": "neurons", "name": name, "class": c, "view": tried[best].view, "size": len(carrying)}
+            row = {"kind": "joined", "name": name, "class": c, "view": tried[best].view, "size": len(samples)}
             first.append(pd.DataFrame([row | {"statistic": tried[best].distance, "transplant": largest[best]}]))
             members.append(samples)
             neurons.append(carrying)
