@@ -10,7 +10,8 @@ from xai_robustness.concepts.retrieval import choose_cav
 from xai_robustness.concepts.suspect_evaluation import wilson_interval
 from xai_robustness.study import student
 
-TEST = ("average_precision", "auroc", "kendall_tau")
+RANGES = {"average_precision": (0, 1), "auroc": (0, 1), "kendall_tau": (-1, 1)}
+TEST = tuple(RANGES)
 SELECTION = ("average_precision", "auroc", "separation")
 RANDOM_ALL = "random, all classes"
 BAR, LABELS = 0.9, 20
@@ -50,8 +51,8 @@ def _test_metrics(metrics: pd.DataFrame, layer: str, kind: str) -> dict[str, obj
 def metric_rows(found: list[Found]) -> list[dict[str, object]]:
     """Test metrics by study, feature, kind and layer; layer "by validation" is the one that each cell chooses.
 
-    Means over the cells with Student's intervals; the rows "chosen" and "best baseline" also say in how many of the
-    cells the average precision reaches the bar (Wilson's interval).
+    Means over the cells with Student's intervals, cut where the metric ends; the first three rows of a study say in
+    how many of the cells average precision reaches the bar (Wilson's interval).
     """
     rows = []
     for study, own in by_study(found):
@@ -59,7 +60,7 @@ def metric_rows(found: list[Found]) -> list[dict[str, object]]:
             values = {metric: [result[name][metric][0] for _, result, _ in own] for metric in TEST}
             reached = sum(value >= BAR for value in values["average_precision"])
             row: dict[str, object] = {"study": study, "feature": "activations", "kind": name, "layer": "chosen"}
-            row |= {"cells": len(own)} | {metric: _mean(v) for metric, v in values.items()}
+            row |= {"cells": len(own)} | {metric: _mean(v, *RANGES[metric]) for metric, v in values.items()}
             rows.append(row | {"reached_0.9": reached, "share": _rounded(wilson_interval(reached, len(own)))})
         rows += _rows_by_kind(study, pd.concat([_tests(metrics) for _, _, metrics in own]))
     return rows
@@ -81,7 +82,7 @@ def _rows_by_kind(study: str, table: pd.DataFrame) -> list[dict[str, object]]:
     rows = []
     for (feature, kind, layer), own in table.groupby(["feature", "kind", "layer"], sort=False):
         row = {"study": study, "feature": feature, "kind": kind, "layer": layer, "cells": len(own)}
-        rows.append(row | {metric: _mean(own[metric]) for metric in TEST})
+        rows.append(row | {metric: _mean(own[metric], *RANGES[metric]) for metric in TEST})
     return rows
 
 
@@ -100,7 +101,7 @@ def effort_rows(found: list[Found], most: Mapping[str, int]) -> list[dict[str, o
             row: dict[str, object] = {"study": study, "strategy": strategy, "cells": len(own), "class_named": right}
             row |= {"repeats": len(flat), "reached": sum(n is not None for n in flat)}
             row |= {"within_20": sum(n is not None and n <= LABELS for n in flat), "most_labels": limit}
-            rows.append(row | {"labels": _mean(means)})
+            rows.append(row | {"labels": _mean(means, 1, limit)})
     return rows
 
 
@@ -112,8 +113,9 @@ def by_study(found: list[Found]) -> list[tuple[str, list[Found]]]:
     return [*groups.items(), ("all", found)]
 
 
-def _mean(values: Iterable[float]) -> list[float | None]:
-    return _rounded(student(np.asarray(list(values), float)))
+def _mean(values: Iterable[float], least: float, most: float) -> list[float | None]:
+    mean, *bounds = student(np.asarray(list(values), float))
+    return _rounded([mean, *np.clip(bounds, least, most)])
 
 
 def _rounded(numbers: Iterable[float]) -> list[float | None]:
