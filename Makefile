@@ -9,7 +9,7 @@ ARGS ?=
 TESTS ?= tests
 WORKERS ?= 2
 
-.PHONY: run test study review viz mlflow lint bench bench-reveal bench-mitigation bench-ingest clean install install-dev
+.PHONY: run test study review viz mlflow lint bench bench-reveal bench-retrieval bench-mitigation bench-ingest clean install install-dev
 
 run: install  ## Run the main job: all eight pipelines on the embedded phantom study
 	$(BIN)/kedro run $(ARGS)
@@ -40,6 +40,9 @@ bench: install-dev  ## Measure against peers, side by side
 
 bench-reveal: install-dev  ## How often reveal finds an injected artifact, and flags a clean control; resumable
 	$(BIN)/python benchmarks/reveal.py $(ARGS)
+
+bench-retrieval: install-dev  ## How well concept vectors find an artifact, and for how many labels; resumable
+	$(BIN)/python benchmarks/retrieval.py $(ARGS)
 
 bench-mitigation: install-dev  ## Every correction on every study, artifact, rate, architecture and seed; resumable
 	$(BIN)/python benchmarks/mitigation.py $(ARGS)

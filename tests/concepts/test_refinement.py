@@ -8,6 +8,7 @@ from xai_robustness.concepts.refinement import (
     CURVE_COLUMNS,
     EffortParams,
     Refiner,
+    _seeds,
     effort_curves,
     label_curve,
     label_effort,
@@ -150,3 +151,11 @@ def test_a_person_gets_a_table_to_edit_that_can_be_read_back(latents, tmp_path):
     assert said["artifact"].tolist() == [True, False, True]
     assert said["sample_id"].tolist() == proposed["sample_id"].iloc[[0, 1, 3]].tolist()
     assert propose_samples(labels.assign(artifact=False), latents, params).empty
+
+
+def test_repeats_start_from_suspects_and_from_others():
+    rng = np.random.default_rng(0)
+    seeds = _seeds([5, 6, 7, 8], 40, 6, rng)
+    assert len(set(seeds)) == 6 and set(seeds[::2]) <= {5, 6, 7, 8} and not set(seeds[1::2]) & {5, 6, 7, 8}
+    assert sorted(_seeds([], 5, 9, rng)) == [0, 1, 2, 3, 4] and sorted(_seeds(range(5), 5, 9, rng)) == [0, 1, 2, 3, 4]
+    assert {5, 6} <= set(_seeds([5, 6], 40, 8, rng)) and len(_seeds([5, 6], 40, 8, rng)) == 8

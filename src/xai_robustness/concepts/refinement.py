@@ -27,7 +27,7 @@ class EffortParams(Params):
 
     repeats: int = Field(0, ge=0, description="repetitions with other seeds; 0: not measured")
     strategies: tuple[Strategy, ...] = Field(("highest", "uncertain", "mixed"), min_length=1)
-    n_seeds: int = Field(4, ge=1, description="samples of the first suspects looked at before the first fit")
+    n_seeds: int = Field(4, ge=1, description="samples looked at before the first fit, half of the first suspects")
     batch: int = Field(4, ge=1, description="samples looked at between two fits")
     max_labels: int = Field(60, ge=2, description="labels given at most")
     target: float = Field(0.9, gt=0, le=1, description="average precision on test samples that counts as reached")
@@ -204,8 +204,9 @@ def effort_curves(
     Args:
         features: as `label_curve`.
         artifact: as `label_curve`.
-        order: rows by suspicion, the most typical members of the first suspects first; each repeat starts from
-            `n_seeds` of the first 5 x `n_seeds`.
+        order: rows by suspicion, the most typical members of the first suspects first; half of the `n_seeds` with which
+            a repeat starts are of the first 5 x `n_seeds`, the others of all other rows, since a pure suspect shows no
+            sample without the artifact.
         test_features: as `label_curve`.
         test_artifact: as `label_curve`.
         params: see `EffortParams`.
@@ -226,9 +227,16 @@ def effort_curves(
     for repeat in range(params.repeats):
         for strategy in (*params.strategies, RANDOM):
             rng = numpy_rng(seed, "effort", repeat)
-            first = np.asarray(order[: 5 * params.n_seeds], int)
-            seeds = first[np.sort(rng.choice(len(first), min(params.n_seeds, len(first)), replace=False))]
-            arguments = (features, artifact, seeds.tolist(), test_features, test_artifact, params, strategy, rng)
+            seeds = _seeds(order[: 5 * params.n_seeds], len(artifact), params.n_seeds, rng)
+            arguments = (features, artifact, seeds, test_features, test_artifact, params, strategy, rng)
             tables.append(label_curve(*arguments).assign(strategy=strategy, repeat=repeat))
     empty = pd.DataFrame(columns=list(CURVE_COLUMNS))
     return pd.concat(tables, ignore_index=True)[list(CURVE_COLUMNS)] if tables else empty
+
+
+def _seeds(first: Sequence[int], n: int, count: int, rng: np.random.Generator) -> list[int]:
+    """`count` of n rows, every other one of the first suspects."""
+    suspected = rng.permutation(np.asarray(first, int))
+    others = rng.permutation(np.setdiff1d(np.arange(n), suspected))
+    both = [row for pair in zip(suspected, others) for row in pair]
+    return [int(row) for row in [*both, *suspected[len(others) :], *others[len(suspected) :]]][:count]
