@@ -20,8 +20,8 @@ study: install  ## Run a study for several seeds and aggregate: make study STUDY
 review: $(VENV)/.installed-review  ## Look at suspects in the browser, tick, save: make review STUDY=isic_ruler
 	$(BIN)/python -m xai_robustness.review --env $(ENV_OF_STUDY) $(ARGS)
 
-test: install-dev  ## Run the tests, some files of them side by side
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS) $(ARGS)
+test: install-dev  ## Run the tests, some files of them side by side, one thread each
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS) $(ARGS)
 
 lint: install-dev  ## Style, types and layers
 	$(BIN)/ruff check src tests benchmarks
