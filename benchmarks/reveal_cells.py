@@ -20,7 +20,7 @@ from xai_robustness.pipelines.data_ingest.images import plans, version_job
 ARTIFACTS = ("ruler", "timestamp", "band_aid", "dark_corner")
 RATES = (0.1, 0.3, 0.6)
 SEEDS = (3, 4, 5)
-"""0 to 2 served the development of what is measured."""
+"""0 to 2 served the development of what is measured; docs/reveal.md says what came from a look at these."""
 RECIPE = TrainingParams(epochs=8, batch_size=32, lr=1e-3, scheduler="one_cycle", augment=True)
 STUDIES = {
     "phantom": (DataParams(name="phantom", n_train=600, n_val=150, n_test=300), RECIPE),
