@@ -122,7 +122,7 @@ def test_every_sample_gives_its_part_to_others_and_the_layer_sees_it():
 
 
 def test_bounds_are_those_of_donors_told_out_of_fold(monkeypatch):
-    """The share by hand, from a probe that is one neuron: means by donor, Student's and Welch's errors."""
+    """The share by hand, from a probe that is one neuron: means by donor, three standard errors."""
     latents, carriers = made("mark")
     found = surgeon(latents)
     probe = staticmethod(lambda x, inside: lambda values: values[:, 3])
@@ -138,19 +138,13 @@ def test_bounds_are_those_of_donors_told_out_of_fold(monkeypatch):
         usual = by_donor((d, (w - own[t]) / gap) for d, t, _, w in pairs if not side[d] and not side[t])
         return lost, gained, usual
 
-    def bound(mean, error, n, level):
-        return mean - stats.t.ppf(level, n - 1) * error
-
     (lost, gained, usual), (back_lost, back_gained, back_usual) = way(carriers), way(~carriers)
     back = min(np.mean(back_lost), np.mean(back_gained) - np.mean(back_usual))
-    error = np.hypot(stats.sem(gained), stats.sem(usual))
-    wanted = []
-    for level in (1 - 0.05 / 14, 0.95):
-        loss = bound(np.mean(lost), stats.sem(lost), len(lost), level)
-        gain = bound(np.mean(gained) - np.mean(usual), error, min(len(gained), len(usual)), level)
-        wanted.append(min(1.0, loss, gain) - max(0.0, back))
-    (one,) = [t for t in found.travelled(Split("0", carriers, 2.0), 7) if (t.inside == carriers).all()]
-    assert [one.share, one.alone] == pytest.approx(wanted, rel=1e-6) and one.distance == 2 * one.share
+    loss = np.mean(lost) - 3 * stats.sem(lost)
+    gain = np.mean(gained) - np.mean(usual) - 3 * np.hypot(stats.sem(gained), stats.sem(usual))
+    (one,) = [t for t in found.travelled(Split("0", carriers, 2.0)) if (t.inside == carriers).all()]
+    assert one.share == pytest.approx(min(1.0, loss, gain) - max(0.0, back), rel=1e-6)
+    assert one.distance == 2 * one.share
 
 
 def by_donor(values):
@@ -169,9 +163,9 @@ def test_no_probe_knows_a_partner(monkeypatch):
     monkeypatch.setattr(_Probe, "fit", keep)
     told = found.travelled(Split("0", carriers, 3.0))
     x = found.own["0"].astype(float)
-    np.testing.assert_array_equal(fits[0], x[found.fold == 1])  # speaks of fold 0
-    np.testing.assert_array_equal(fits[1], x[found.fold == 0])
-    assert told
+    assert told and len(fits) == 5
+    for fold, seen in enumerate(fits):  # the probe that speaks of this fold
+        np.testing.assert_array_equal(seen, x[found.fold != fold])
 
 
 def test_a_small_side_that_hardly_gives_to_itself_is_tried():
@@ -183,7 +177,7 @@ def test_a_small_side_that_hardly_gives_to_itself_is_tried():
     latents.images.images[10:24] = latents.images.images[30:44]
     found = surgeon(latents, partners=1)
     (one,) = [t for t in found.travelled(Split("0", few, 3.0)) if (t.inside == few).all()]
-    assert one.alone > 0.3
+    assert one.share > 0.3
 
 
 def test_what_activations_do_not_tell_is_not_tried():
@@ -231,7 +225,7 @@ def all_transplants(kind: str, lists: Lists, params: RevealParams = PARAMS) -> t
 
 def test_what_travels_leads_the_list_and_is_joined():
     noise = np.flatnonzero(np.random.default_rng(2).random(80) < 0.3)
-    parts = {"noise": noise, "some": np.arange(14), "others": np.arange(10, 24)}
+    parts = {"noise": noise, "some": np.arange(18), "others": np.arange(6, 24)}
     found, latents, carriers = all_transplants("mark", listed(parts))
     table = found.suspects
     assert list(table.columns) == list(LIST_COLUMNS) and table["place"].tolist() == [1, 2, 3, 4]
@@ -254,7 +248,7 @@ def test_the_first_layer_finds_the_carriers_that_splits_leave_out():
     found.own = {layer: (x + rng.normal(0, 0.3, x.shape)).astype(np.float32) for layer, x in seen.items()}
     found.layers = ("first", "last")
     latents.activations = lambda split, layer, how: np.concatenate([found.own[layer], np.zeros((40, 20), np.float32)])
-    neurons, members = _joined(found, [Travelled(half, 0.8, 0.9, 3.0)], "joined 0", 0, latents, PARAMS)
+    neurons, members = _joined(found, [Travelled(half, 0.8, 3.0)], "joined 0", 0, latents, PARAMS)
     assert (neurons["layer"] == "first").all() and len(neurons) == CARRYING
     assert set(members["sample_id"]) == set(np.flatnonzero(carriers) + 7)
 
@@ -288,10 +282,3 @@ def test_a_suspect_without_a_finite_distance_is_not_tried():
     lists.suspects["statistic"] = np.inf
     table = all_transplants("mark", lists)[0].suspects.set_index("name")
     assert np.isnan(table.loc["some", "transplant"]) and np.isfinite(table.loc["joined 0", "transplant"])
-
-
-def test_more_tests_ask_for_more():
-    latents, carriers = made("mark")
-    latents.maps += 0.3 * np.random.default_rng(5).random(latents.maps.shape, np.float32)
-    one, many = (most(surgeon(latents, area=0.04).travelled(Split("0", carriers, 3.0), n)) for n in (1, 50))
-    assert many.share < one.share <= one.alone and many.alone == one.alone

@@ -53,7 +53,7 @@ class TransplantParams(Params):
     distance: float = Field(
         1.5,
         gt=0,
-        description="standard deviations of the distance from its class that must travel, by the share's 95 % bound",
+        description="standard deviations of the distance from its class that must travel, by a bound three standard errors below the share",
     )
     batch_size: Annotated[int, NEUTRAL] = Field(128, ge=1, description="images that go through the model at once")
 

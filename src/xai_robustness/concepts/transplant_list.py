@@ -25,7 +25,7 @@ from xai_robustness.datasets.base import ImageSet
 SAME = 0.1
 """Samples in which two splits of a layer differ, as a share of the smaller side, up to which one of them is tried."""
 HALF = 0.5
-"""Share of a split's difference that must travel, each test for itself, for its samples to count as carriers."""
+"""Share of a split's difference that must travel for its samples to count as carriers."""
 CARRYING = 16
 """Neurons that are named as those of the carriers."""
 
@@ -100,7 +100,7 @@ def transplant_all(
         if not tried:
             continue
         transplants = Transplants(latents, rows, model, images, params.transplant, seed, device, layers)
-        found = [transplants.travelled(split, len(tried)) for split in tried]
+        found = [transplants.travelled(split) for split in tried]
         largest = np.array([max((one.distance for one in both), default=np.nan) for both in found])
         table.loc[own.index, "transplant"] = largest[: len(own)]
         if np.nanmax(largest, initial=0.0) > 0:
@@ -190,8 +190,8 @@ def _count(found: Sequence[Travelled]) -> Float[np.ndarray, " n"]:
     The root of the sum: carriers that many splits name should not drown those that few do.
     """
     best = max(found, key=lambda one: one.distance)
-    chosen = [best, *(one for one in found if one.alone >= HALF and one is not best)]
-    return np.asarray(np.sqrt(np.sum([one.alone * one.inside for one in chosen], axis=0)))
+    chosen = [best, *(one for one in found if one.share >= HALF and one is not best)]
+    return np.asarray(np.sqrt(np.sum([one.share * one.inside for one in chosen], axis=0)))
 
 
 def _carrying(activations: Mapping[str, np.ndarray], count: np.ndarray, name: str, c: int) -> pd.DataFrame:
