@@ -12,7 +12,7 @@ from xai_robustness.attribution.lrp import Lrp
 from xai_robustness.concepts.neuron_views import NeuronParams, checked_layers
 from xai_robustness.concepts.separability import latent_features
 from xai_robustness.concepts.transplant import most_relevant
-from xai_robustness.datasets.base import ImageSet
+from xai_robustness.datasets.base import ImageSet, rows_of_ids
 from xai_robustness.figures.neurons import References, glocal_figure, neuron_gallery
 from xai_robustness.figures.reveal import transplant_figure
 from xai_robustness.randomness import numpy_rng
@@ -32,19 +32,17 @@ class Explained:
     """
 
     def __init__(self, latents: Latents, model: nn.Sequential, images: ImageSet, device: str) -> None:
-        self.ids, self.model, self.images, self.device = latents.sample_ids("train"), model.to(device), images, device
-        self.targets = pd.Series(latents.targets("train"), self.ids)
-        self.rows = pd.Series(np.arange(len(images)), images.sample_ids)
+        self.ids, self.targets = latents.sample_ids("train"), latents.targets("train").astype(np.int64)
+        self.model, self.images, self.device = model.to(device), images, device
 
     def maps(
         self, lrp: Lrp, sample_ids: np.ndarray, layer: str, channels: list[list[int]]
     ) -> tuple[np.ndarray, np.ndarray]:
         """Pictures (B,…) of samples in their order, and their heatmaps (B,G,H,W) through each group of channels."""
-        unique, back = np.unique(self.rows.loc[sample_ids].to_numpy(), return_inverse=True)
-        some = self.images.subset(unique)
-        targets = torch.tensor(self.targets.loc[sample_ids].to_numpy(np.int64), device=self.device)
-        found = conditional_heatmaps(lrp, some.tensor(slice(None))[back].to(self.device), targets, layer, channels)
-        return some.images[back], found.cpu().numpy()
+        some = self.images.subset(rows_of_ids(self.images.sample_ids, sample_ids))
+        targets = torch.tensor(self.targets[rows_of_ids(self.ids, sample_ids)], device=self.device)
+        found = conditional_heatmaps(lrp, some.tensor(slice(None)).to(self.device), targets, layer, channels)
+        return some.images, found.cpu().numpy()
 
     def references(self, lrp: Lrp, title: str, table: pd.DataFrame, layer: str, neuron: int) -> References:
         """The reference samples of a neuron in the order of the table, with its own heatmaps."""
@@ -94,15 +92,14 @@ def draw_transplants(
 ) -> Figure:
     """The first suspects that were tried: some of their samples exchange a part with others of the class."""
     ids, targets, maps = latents.sample_ids("train"), latents.targets("train"), latents.heatmaps("train")
-    explained, kept = (pd.Series(np.arange(len(known)), known) for known in (ids, images.sample_ids))
     shown, parts, titles = [], [], []
     for _, row in suspects[suspects["transplant"].notna()].head(TRIED).iterrows():
         inside = members.loc[members["name"] == row["name"], "sample_id"].to_numpy(int)
         rest = np.setdiff1d(ids[targets == row["class"]], inside)
         carriers = np.resize(inside, EXAMPLES)
         others = numpy_rng(seed, "transplant figure", row["name"]).choice(rest, EXAMPLES)
-        part = most_relevant(maps[explained.loc[carriers]], area)
-        given, taking = (images.subset(kept.loc[some].to_numpy()).images for some in (carriers, others))
+        part = most_relevant(maps[rows_of_ids(ids, carriers)], area)
+        given, taking = (images.pictures_of(some) for some in (carriers, others))
         lost, gained = np.where(part[..., None], taking, given), np.where(part[..., None], given, taking)
         shown.append(np.stack([given, lost, taking, gained], axis=1))
         parts.append(part)

@@ -112,11 +112,7 @@ def plot_prototypes(
 ) -> Figure:
     """Draw the nearest samples and the channels of each prototype of each class."""
     images = images_fit["train/biased"]
-    order = np.argsort(images.sample_ids)
-    pictures, references = (
-        images.subset(order[np.searchsorted(images.sample_ids[order], table["sample_id"].to_numpy(int))]).images
-        for table in (prototypes, prototype_concepts)
-    )
+    pictures, references = (images.pictures_of(t["sample_id"].to_numpy(int)) for t in (prototypes, prototype_concepts))
     return prototype_figure(prototypes, pictures, prototype_concepts, references, images.info.class_names)
 
 
@@ -198,10 +194,8 @@ def plot_embedding(
         own = members[np.isin(members, ids[groups == suspect])][:THUMBNAILS]
         shown += [int(np.flatnonzero(ids == member)[0]) for member in own]
     images = images_fit["train/biased"]
-    order = np.argsort(images.sample_ids)
-    rows = order[np.searchsorted(images.sample_ids[order], ids[shown])]
     names = {int(row.suspect): f"suspect {row.suspect}, rank {row['rank']}" for _, row in same.iterrows()}
     title = f"{images.info.class_names[int(first['class'])]}, view {first['view']}"
     truth = artifact_truth.set_index("sample_id").artifact.loc[ids].to_numpy(bool)
-    layout, thumbnails = points[["x", "y"]].to_numpy(), take(images.images, rows)
+    layout, thumbnails = points[["x", "y"]].to_numpy(), images.pictures_of(ids[shown])
     return embedding_figure(layout, groups, names, thumbnails, np.array(shown), truth, title)
