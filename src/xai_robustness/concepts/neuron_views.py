@@ -1,5 +1,6 @@
 """The model's perspective: which neurons of a layer stand apart, and which samples show what they answer to."""
 
+import logging
 from typing import Literal
 
 import numpy as np
@@ -18,6 +19,8 @@ from xai_robustness.models.modes import borrow
 from xai_robustness.models.taps import pool, tap
 from xai_robustness.randomness import numpy_rng
 from xai_robustness.types import InputError, Params
+
+log = logging.getLogger(__name__)
 
 RANKING_COLUMNS = ("layer", "neuron", "rank", "dora", "dora_p", "dora_q", "relevance_pattern") + (
     "activation_pattern",
@@ -204,7 +207,9 @@ def neuron_references(latents: LatentsReader, params: NeuronParams) -> pd.DataFr
 
 
 def marked_neurons(table: pd.DataFrame | None, latents: LatentsReader, name: str = "spurious") -> pd.DataFrame:
-    """Neurons that a person ticked, checked against the classifier and its layers.
+    """Neurons that a person ticked in the classifier in use, checked against its layers.
+
+    Rows of other classifiers are passed over with a warning: a number means another neuron in each.
 
     Args:
         table: `MARKED_COLUMNS`, or None.
@@ -215,17 +220,20 @@ def marked_neurons(table: pd.DataFrame | None, latents: LatentsReader, name: str
         `MARKED_COLUMNS`, each neuron once.
 
     Raises:
-        InputError: missing columns, neurons of another classifier, or that no layer has.
+        InputError: missing columns, or neurons that no layer has.
     """
     if table is None:
         return pd.DataFrame(columns=list(MARKED_COLUMNS))
     if missing := [column for column in MARKED_COLUMNS if column not in table]:
         raise InputError(f"The table {name} must have the columns {', '.join(MARKED_COLUMNS)}. It lacks {missing}.")
-    if others := sorted(set(table["model"].astype(str)) - {latents.model}):
-        raise InputError(
-            f"The neurons in {name} must be of the classifier in use, {latents.model}. Got some of {others[0]}. "
-            "Tick them again in a run of this classifier."
+    ours = table["model"].astype(str) == latents.model
+    if others := int((~ours).sum()):
+        log.warning(
+            "%d of %d neurons in %s are of other classifiers than the one in use, %s, and are passed over. They stay "
+            "in the file; tick neurons of this one in the review page.",
+            *(others, len(table), name, latents.model),
         )
+    table = table[ours]
     for layer, own in table.groupby("layer"):
         size = latents.activations("train", str(layer), "max").shape[1] if layer in latents.layers else 0
         bad = [k for k in own["neuron"] if not (float(k).is_integer() and 0 <= k < size)]

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from xai_robustness.attribution.latents import Latents
-from xai_robustness.concepts.answers import read_ticked
+from xai_robustness.concepts.answers import read_table
 from xai_robustness.concepts.image_properties import ASSOCIATION_COLUMNS, image_properties, label_associations
 from xai_robustness.concepts.neuron_views import marked_neurons, neuron_references, rank_neurons
 from xai_robustness.concepts.prototypes import (
@@ -130,7 +130,7 @@ def order_neurons(
     own = params.neurons
     model = classifier.model if own.references == "synthetic" else None
     shape = images_fit["train/biased"].image_shape
-    ticked = read_ticked(Path(own.spurious), latents.model) if own.spurious else None
+    ticked = read_table(Path(own.spurious)) if own.spurious else None
     marked = marked_neurons(ticked, latents, Path(own.spurious or "").name)
     ranking = rank_neurons(latents, own, params.layout, seed, model, shape)
     return ranking, neuron_references(latents, own), marked
