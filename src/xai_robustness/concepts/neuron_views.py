@@ -1,7 +1,7 @@
 """The model's perspective: which neurons of a layer stand apart, and which samples show what they answer to."""
 
 import logging
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ from xai_robustness.concepts.separability import latent_features
 from xai_robustness.models.modes import borrow
 from xai_robustness.models.taps import pool, tap
 from xai_robustness.randomness import numpy_rng
-from xai_robustness.types import InputError, Params
+from xai_robustness.types import InputError, Params, UsedBy
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,12 @@ class NeuronParams(Params):
     count: int = Field(6, ge=1, le=40, description="reference samples of each neuron")
     n_null: int = Field(9, ge=1, le=200, description="structureless layers behind the p-value of an outlier")
     rank_by: Literal["dora", "relevance_pattern", "activation_pattern"] = Field("dora", description="what ranks them")
-    shown: int = Field(4, ge=0, description="neurons in the gallery, with conditional heatmaps; 0: no gallery")
+    shown: Annotated[int, UsedBy("explain_neurons", "plot_neurons")] = Field(
+        4, ge=0, description="neurons of each layer in the gallery; 0: no gallery"
+    )
+    explained: Annotated[int, UsedBy("explain_neurons")] = Field(
+        24, ge=0, description="neurons of each layer that have conditional heatmaps in the review page"
+    )
     concepts: int = Field(3, ge=1, description="channels of the figure of one sample")
     spurious: str | None = Field(None, description="table of neurons that a person ticked: model, layer, neuron")
 

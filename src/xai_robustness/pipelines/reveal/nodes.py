@@ -4,11 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import zarr
 from matplotlib.figure import Figure
 
 from xai_robustness.attribution.latents import Latents
+from xai_robustness.chunks import ArraysJob
 from xai_robustness.concepts.answers import read_table
 from xai_robustness.concepts.image_properties import ASSOCIATION_COLUMNS, image_properties, label_associations
+from xai_robustness.concepts.neuron_heatmaps import Explained, NeuronHeatmaps, first_neurons, heatmaps_job
 from xai_robustness.concepts.neuron_views import marked_neurons, neuron_references, rank_neurons
 from xai_robustness.concepts.prototypes import (
     CONCEPT_COLUMNS,
@@ -25,7 +28,7 @@ from xai_robustness.concepts.virelay import VirelayJob
 from xai_robustness.datasets.base import ImageSet, take
 from xai_robustness.figures.reveal import embedding_figure, prototype_figure
 from xai_robustness.models.saved import Classifier
-from xai_robustness.pipelines.reveal.concepts import Explained, draw_glocal, draw_neurons, draw_transplants
+from xai_robustness.pipelines.reveal.concepts import draw_glocal, draw_neurons, draw_transplants
 
 THUMBNAILS = 6
 
@@ -136,10 +139,28 @@ def order_neurons(
     return ranking, neuron_references(latents, own), marked
 
 
+def explain_neurons(
+    neuron_ranking: pd.DataFrame,
+    neuron_references: pd.DataFrame,
+    spurious_neurons: pd.DataFrame,
+    latents: Latents,
+    classifier: Classifier,
+    images_fit: dict[str, ImageSet],
+    params: RevealParams,
+    device: str,
+) -> ArraysJob:
+    """Conditional heatmaps of the ticked and the first neurons on their reference samples."""
+    own = params.neurons
+    neurons = first_neurons(neuron_ranking, spurious_neurons, max(own.shown, own.explained))
+    samples = Explained(latents, classifier.model, images_fit["train/biased"], device)
+    return heatmaps_job(neurons, neuron_references, samples)
+
+
 def plot_neurons(
     neuron_ranking: pd.DataFrame,
     neuron_references: pd.DataFrame,
     spurious_neurons: pd.DataFrame,
+    neuron_heatmaps: zarr.Group,
     suspect_list: pd.DataFrame,
     suspect_list_members: pd.DataFrame,
     latents: Latents,
@@ -149,8 +170,9 @@ def plot_neurons(
     device: str,
 ) -> tuple[Figure, Figure]:
     """Draw what the first neurons answer to, and take the most typical sample of the first suspect apart."""
-    samples = Explained(latents, classifier.model, images_fit["train/biased"], device)
-    gallery = draw_neurons(neuron_ranking, neuron_references, spurious_neurons, samples, params.neurons)
+    images, own_maps = images_fit["train/biased"], NeuronHeatmaps(neuron_heatmaps)
+    samples = Explained(latents, classifier.model, images, device)
+    gallery = draw_neurons(neuron_ranking, neuron_references, spurious_neurons, own_maps, images, params.neurons)
     first = suspect_list.sort_values("place")["name"].iloc[:1]
     own = suspect_list_members.loc[suspect_list_members["name"].isin(first), "sample_id"]
     typical = int(own.iloc[0]) if len(own) else None
