@@ -117,12 +117,27 @@ def test_synthetic_references_come_from_the_model(latents):
         rank_neurons(latents, params, "eigenvectors", 0)
 
 
+def test_ticks_of_other_classifiers_are_passed_over_with_one_warning(latents, caplog):
+    """The page keeps what was ticked in a network before; a run takes what belongs to its own, be it nothing."""
+    both = pd.DataFrame({"model": ["0e77", "f1a9"], "layer": ["gone", "late"], "neuron": [900, 3]})
+    assert marked_neurons(both, latents, "ticked.csv").to_dict("records") == [
+        {"model": "f1a9", "layer": "late", "neuron": 3}
+    ]
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "1 of 2 neurons in ticked.csv are of other classifiers than the one in use, f1a9" in caplog.text
+    caplog.clear()
+    none = marked_neurons(both[:1], latents)
+    assert none.empty and list(none.columns) == ["model", "layer", "neuron"] and "1 of 1" in caplog.text
+    caplog.clear()
+    marked_neurons(both[1:], latents)
+    assert not caplog.records
+
+
 def test_ticked_neurons_are_checked_against_the_classifier(latents):
     ticked = pd.DataFrame({"model": "f1a9", "layer": ["late", "late", "early"], "neuron": [3, 3, 5]})
     assert marked_neurons(ticked, latents)["neuron"].tolist() == [3, 5]
     assert marked_neurons(None, latents).empty
     for change, message in (
-        ({"model": "other"}, "classifier in use"),
         ({"neuron": 24}, "which has 24"),
         ({"layer": "x"}, "0"),
     ):

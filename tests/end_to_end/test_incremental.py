@@ -4,7 +4,9 @@ import sqlite3
 
 import pandas as pd
 
+from xai_robustness.concepts.neuron_heatmaps import NeuronHeatmaps
 from xai_robustness.pipeline_registry import register_pipelines
+from xai_robustness.review.__main__ import load
 
 
 def nodes_of(*stages: str) -> set[str]:
@@ -72,3 +74,27 @@ def test_a_stage_brings_its_ancestors(fresh):
     assert set(ran) == nodes_of("data_ingest")
     _, ran = fresh.run("data_ingest")
     assert ran == []
+
+
+def test_what_the_review_page_saves_is_used_by_the_next_run(finished, monkeypatch):
+    monkeypatch.chdir(finished.folder)
+    monkeypatch.delenv("XAI_DATA_ROOT", raising=False)
+    page = load("smoke", 0)
+    last = page.neurons.iloc[-1]  # of the last rank: it has heatmaps once it is ticked
+    layer, neuron = str(last["layer"]), int(last["neuron"])
+    own = page.references[(page.references["layer"] == layer) & (page.references["neuron"] == neuron)]
+    sample = int(own["sample_id"].iloc[0])
+    assert page.concept_pictures(layer, neuron) == {}
+    page.save_neurons([f"{layer}/{neuron}"], [f"{layer}/{neuron}"])
+    page.save_answers([sample], [sample])
+    session, _ = finished.run(
+        selection={"node_names": ["reveal.rank_neurons", "reveal.explain_neurons", "sample_retrieval.review_suspects"]},
+        reveal__neurons__spurious=str(page.marked),
+        sample_retrieval__review__reviewer="csv",
+        sample_retrieval__review__csv=str(page.labels),
+    )
+    catalog = session.finished_catalog()
+    reviewed = catalog.load("reviewed_labels")
+    assert reviewed.loc[reviewed["artifact"], "sample_id"].tolist() == [sample]
+    assert catalog.load("spurious_neurons")["neuron"].tolist() == [neuron]
+    assert sample in NeuronHeatmaps(catalog.load("neuron_heatmaps")).of(layer, neuron)

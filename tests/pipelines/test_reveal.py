@@ -1,11 +1,9 @@
 import numpy as np
 import pandas as pd
-from torch import nn
 
 from xai_robustness.concepts.image_properties import ASSOCIATION_COLUMNS
 from xai_robustness.concepts.neuron_views import NeuronParams
 from xai_robustness.datasets.base import DatasetInfo, ImageSet
-from xai_robustness.figures.neurons import References
 from xai_robustness.pipelines.reveal.concepts import draw_neurons
 from xai_robustness.pipelines.reveal.nodes import compare_properties
 
@@ -19,21 +17,25 @@ def test_signals_have_no_image_properties():
     assert len(compare_properties({"train/biased": ImageSet(pictures, np.arange(20) % 2, np.arange(20), info)}))
 
 
-class Samples:
-    """Stands for `Explained`: keeps the titles."""
+class Heatmaps:
+    """Stands for `NeuronHeatmaps`: the map of sample `i` through any neuron is `i - 2` in its first row, 2 below."""
 
-    def __init__(self):
-        self.model, self.titles = nn.Sequential(nn.Linear(2, 2)), []
-
-    def references(self, lrp, title, table, layer, neuron):
-        self.titles.append(title)
-        return References("", np.zeros((1, 4, 4, 3), np.uint8), np.ones((1, 4, 4)))
+    def of(self, layer, neuron):
+        return {i: np.repeat([i - 2.0, 2.0], [4, 12]).reshape(4, 4) for i in range(4)}
 
 
-def test_the_gallery_says_what_a_neuron_is_worth_and_that_a_silent_one_is_silent():
-    ranking = pd.DataFrame({"layer": "a", "neuron": [3, 1], "rank": [1, 2], "dora": [2.0, np.nan]})
-    ranking["dora_p"], ranking["dora_q"] = [0.02, np.nan], [0.3, np.nan]
-    references = pd.DataFrame(columns=["layer", "neuron", "by", "place"])
-    marked, samples = pd.DataFrame({"layer": ["b"], "neuron": [0]}), Samples()
-    draw_neurons(ranking, references, marked, samples, NeuronParams())
-    assert samples.titles == ["a, 3\nrank 1, q 0.3", "a, 1\nrank 2, silent"]
+def test_the_gallery_pairs_samples_with_their_kept_heatmaps_and_says_what_a_neuron_is_worth():
+    ranking = pd.DataFrame({"layer": "a", "neuron": [3, 1, 2], "rank": [1, 2, 3], "dora_q": [0.3, np.nan, 1.0]})
+    kinds = {"activation": (0, 1), "relevance": (3, 1)}
+    rows = [("a", k, by, j, i) for k in (1, 2, 3) for by, ids in kinds.items() for j, i in enumerate(ids)]
+    references = pd.DataFrame(rows, columns=["layer", "neuron", "by", "place", "sample_id"])
+    marked = pd.DataFrame({"layer": ["a", "b"], "neuron": [2, 0]})
+    info = DatasetInfo("made", "binary", ("one", "other"), "CC0")
+    images = ImageSet(np.arange(4, dtype=np.uint8).repeat(48).reshape(4, 4, 4, 3), np.zeros(4), np.arange(4), info)
+    figure = draw_neurons(ranking, references, marked, Heatmaps(), images, NeuronParams(shown=3, count=2))
+    grid = np.array(figure.axes[:-1]).reshape(6, 4)
+    titles = ["a, 2 (ticked)\nrank 3, q 1", "a, 3\nrank 1, q 0.3", "a, 1\nrank 2, silent"]
+    assert [axes.get_ylabel() for axes in grid[::2, 0]] == titles
+    shown, maps = (np.array([axes.images[0].get_array() for axes in grid[line]]) for line in (2, 3))
+    assert shown[:, 0, 0, 0].tolist() == [3, 1, 0, 1]
+    assert maps[:, 0, 0].tolist() == [0.5, -0.5, -1.0, -0.5]

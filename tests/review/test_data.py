@@ -4,8 +4,10 @@ import io
 import numpy as np
 import pandas as pd
 import pytest
+import zarr
 from PIL import Image
 
+from xai_robustness.concepts.neuron_heatmaps import NeuronHeatmaps
 from xai_robustness.concepts.review import ReviewParams, review_suspects
 from xai_robustness.datasets.base import DatasetInfo, ImageSet
 from xai_robustness.review.data import ReviewData, embedding_views, score_view
@@ -28,6 +30,11 @@ def invented(folder, n=40) -> ReviewData:
     ]
     references = pd.DataFrame(rows, columns=["layer", "neuron", "by", "place", "sample_id", "score"])
     heatmaps = {int(i): rng.normal(size=(8, 8)) for i in ids}
+    kept = zarr.open_group(folder / "neuron_heatmaps", mode="w")
+    pairs = references.query("neuron < 2").drop_duplicates(["neuron", "sample_id"])  # the others have none
+    for name in ("neuron", "sample_id"):
+        kept.create_array(f"layer4/{name}s", data=pairs[name].to_numpy(np.int64))
+    kept.create_array("layer4/heatmaps", data=rng.normal(size=(len(pairs), 8, 8)).astype(np.float32))
     views = embedding_views(embeddings, suspects, members, INFO.class_names)
     return ReviewData(
         "invented",
@@ -36,6 +43,7 @@ def invented(folder, n=40) -> ReviewData:
         views,
         neurons,
         references,
+        NeuronHeatmaps(kept),
         "f1a9",
         folder / "a" / "review.csv",
         folder / "n.csv",
@@ -53,6 +61,16 @@ def test_pictures_are_the_sample_and_its_signed_heatmap(tmp_path):
     peak = np.unravel_index(np.abs(data.heatmaps[103]).argmax(), (8, 8))
     red, _, blue = decoded(data.picture(103, heatmap=True))[peak[0] * 12, peak[1] * 12].astype(int)
     assert (red > blue) == (data.heatmaps[103][peak] > 0)
+
+
+def test_concept_pictures_are_the_heatmaps_through_a_neuron_where_they_are_kept(tmp_path):
+    data = invented(tmp_path)
+    shown = data.concept_pictures("layer4", 1)
+    assert sorted(shown) == [101, 102] and data.concept_pictures("layer4", 2) == {}
+    values = data.neuron_heatmaps.of("layer4", 1)[102]
+    low, high = (np.unravel_index(place, (8, 8)) for place in (values.argmin(), values.argmax()))
+    red, _, blue = np.moveaxis(decoded(shown[102])[::12, ::12].astype(int), -1, 0)
+    assert blue[low] > red[low] and red[high] > blue[high]
 
 
 def test_answers_are_what_the_reviewer_csv_reads(tmp_path):

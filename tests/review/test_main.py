@@ -41,6 +41,7 @@ def catalog_of(folder, *runs, shown):
         "suspect_list": pd.DataFrame(columns=["place", "kind", "name", "class"]),
         "suspect_list_members": pd.DataFrame(columns=["name", "sample_id"]),
         "neuron_references": data.references,
+        "neuron_heatmaps": data.neuron_heatmaps.root,
     }
     own = {
         "neuron_ranking": _dataset(folder, "neuron_ranking.csv", Version(shown, None)),

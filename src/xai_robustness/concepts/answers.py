@@ -72,18 +72,3 @@ def read_reviews(paths: Iterable[Path], known_ids: np.ndarray) -> pd.DataFrame:
             )
         rounds.append(said)
     return pd.concat(rounds).drop_duplicates("sample_id", keep="last", ignore_index=True)
-
-
-def read_ticked(path: Path, model: str) -> pd.DataFrame:
-    """Read a table of ticked neurons; those of other classifiers are passed over where some are of `model`.
-
-    Args:
-        path: table of `neuron_views.MARKED_COLUMNS`.
-        model: fingerprint of the classifier in use.
-
-    Returns:
-        The table, for `neuron_views.marked_neurons` to check.
-    """
-    table = read_table(path)
-    own = table[table["model"] == model] if "model" in table else table
-    return own if len(own) else table

@@ -1,6 +1,7 @@
 """The model's perspective: which neurons of a layer stand apart, and which samples show what they answer to."""
 
-from typing import Literal
+import logging
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,9 @@ from xai_robustness.concepts.separability import latent_features
 from xai_robustness.models.modes import borrow
 from xai_robustness.models.taps import pool, tap
 from xai_robustness.randomness import numpy_rng
-from xai_robustness.types import InputError, Params
+from xai_robustness.types import InputError, Params, UsedBy
+
+log = logging.getLogger(__name__)
 
 RANKING_COLUMNS = ("layer", "neuron", "rank", "dora", "dora_p", "dora_q", "relevance_pattern") + (
     "activation_pattern",
@@ -42,7 +45,12 @@ class NeuronParams(Params):
     count: int = Field(6, ge=1, le=40, description="reference samples of each neuron")
     n_null: int = Field(9, ge=1, le=200, description="structureless layers behind the p-value of an outlier")
     rank_by: Literal["dora", "relevance_pattern", "activation_pattern"] = Field("dora", description="what ranks them")
-    shown: int = Field(4, ge=0, description="neurons in the gallery, with conditional heatmaps; 0: no gallery")
+    shown: Annotated[int, UsedBy("explain_neurons", "plot_neurons")] = Field(
+        4, ge=0, description="neurons of each layer in the gallery; 0: no gallery"
+    )
+    explained: Annotated[int, UsedBy("explain_neurons")] = Field(
+        24, ge=0, description="neurons of each layer that have conditional heatmaps in the review page"
+    )
     concepts: int = Field(3, ge=1, description="channels of the figure of one sample")
     spurious: str | None = Field(None, description="table of neurons that a person ticked: model, layer, neuron")
 
@@ -204,7 +212,9 @@ def neuron_references(latents: LatentsReader, params: NeuronParams) -> pd.DataFr
 
 
 def marked_neurons(table: pd.DataFrame | None, latents: LatentsReader, name: str = "spurious") -> pd.DataFrame:
-    """Neurons that a person ticked, checked against the classifier and its layers.
+    """Neurons that a person ticked in the classifier in use, checked against its layers.
+
+    Rows of other classifiers are passed over with a warning: a number means another neuron in each.
 
     Args:
         table: `MARKED_COLUMNS`, or None.
@@ -215,17 +225,20 @@ def marked_neurons(table: pd.DataFrame | None, latents: LatentsReader, name: str
         `MARKED_COLUMNS`, each neuron once.
 
     Raises:
-        InputError: missing columns, neurons of another classifier, or that no layer has.
+        InputError: missing columns, or neurons that no layer has.
     """
     if table is None:
         return pd.DataFrame(columns=list(MARKED_COLUMNS))
     if missing := [column for column in MARKED_COLUMNS if column not in table]:
         raise InputError(f"The table {name} must have the columns {', '.join(MARKED_COLUMNS)}. It lacks {missing}.")
-    if others := sorted(set(table["model"].astype(str)) - {latents.model}):
-        raise InputError(
-            f"The neurons in {name} must be of the classifier in use, {latents.model}. Got some of {others[0]}. "
-            "Tick them again in a run of this classifier."
+    ours = table["model"].astype(str) == latents.model
+    if others := int((~ours).sum()):
+        log.warning(
+            "%d of %d neurons in %s are of other classifiers than the one in use, %s, and are passed over. They stay "
+            "in the file; tick neurons of this one in the review page.",
+            *(others, len(table), name, latents.model),
         )
+    table = table[ours]
     for layer, own in table.groupby("layer"):
         size = latents.activations("train", str(layer), "max").shape[1] if layer in latents.layers else 0
         bad = [k for k in own["neuron"] if not (float(k).is_integer() and 0 <= k < size)]

@@ -90,7 +90,7 @@ class RevealParams(Params):
     transplant: Annotated[TransplantParams, UsedBy("list_suspects", "plot_transplants", "reveal_again")] = Field(
         default_factory=TransplantParams, description="whether what sets a suspect apart travels with a part of it"
     )
-    neurons: Annotated[NeuronParams, UsedBy("rank_neurons", "plot_neurons")] = Field(
+    neurons: Annotated[NeuronParams, UsedBy("rank_neurons", "explain_neurons", "plot_neurons")] = Field(
         default_factory=NeuronParams, description="the model's perspective"
     )
     layout: Annotated[

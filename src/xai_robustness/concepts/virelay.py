@@ -20,9 +20,9 @@ import numpy as np
 import pandas as pd
 
 from xai_robustness.concepts.embedding import CLUSTERINGS, eigengap, spectral_embedding, two_dimensional
-from xai_robustness.concepts.samples import LatentsReader, rows_of
+from xai_robustness.concepts.samples import LatentsReader
 from xai_robustness.concepts.spectral import RevealParams, class_views
-from xai_robustness.datasets.base import ImageSet, take
+from xai_robustness.datasets.base import ImageSet, rows_of_ids
 from xai_robustness.types import InputError
 
 IMAGES_AT_ONCE = 256
@@ -75,14 +75,11 @@ class VirelayJob:
         _write_json(folder / "project.yaml", self._project(list(sources.values())))  # JSON is YAML
 
     def _write_images(self, file: Any, ids: np.ndarray) -> None:
-        order = rows_of_ids(self.images.sample_ids, ids)
         _, h, w = self.images.image_shape
         data = file.create_dataset("data", (len(ids), h, w, 3), np.uint8, chunks=(1, h, w, 3))
         for start in range(0, len(ids), IMAGES_AT_ONCE):
-            rows = order[start : start + IMAGES_AT_ONCE]
-            ascending = np.argsort(rows)
-            found = take(self.images.images, rows[ascending])[np.argsort(ascending)]
-            data[start : start + len(rows)] = np.broadcast_to(found[..., :3], (len(rows), h, w, 3))
+            found = self.images.pictures_of(ids[start : start + IMAGES_AT_ONCE])
+            data[start : start + len(found)] = np.broadcast_to(found[..., :3], (len(found), h, w, 3))
         file["label"] = self.latents.targets("train").astype(np.uint16)
 
     def _write_heatmaps(self, file: Any, ids: np.ndarray) -> None:
@@ -142,14 +139,6 @@ def class_key(c: int) -> str:
 def label_map(class_names: tuple[str, ...]) -> list[dict[str, Any]]:
     """Index, key and name of every class, as ViRelAy's label map lists them."""
     return [{"index": c, "word_net_id": class_key(c), "name": name} for c, name in enumerate(class_names)]
-
-
-def rows_of_ids(sample_ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Rows of `sample_ids` that hold `wanted`, in the order of `wanted`."""
-    here, there = rows_of(sample_ids, wanted)
-    rows = np.empty(len(wanted), np.int64)
-    rows[there] = here
-    return rows
 
 
 def clusterings(

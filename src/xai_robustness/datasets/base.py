@@ -6,8 +6,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
 from xai_robustness.types import Task
@@ -71,6 +72,23 @@ def take(array: Any, rows: slice | np.ndarray) -> np.ndarray:
     return np.asarray(array.oindex[rows])
 
 
+def rows_of_ids(sample_ids: Int64[np.ndarray, " n"], wanted: Int64[np.ndarray, " m"]) -> Int64[np.ndarray, " m"]:
+    """Rows of `sample_ids`, of which each is there once, that hold `wanted`, in that order and as often.
+
+    Raises:
+        ValueError: an id that is not there.
+
+    Example:
+        >>> rows_of_ids(np.array([30, 10, 20]), np.array([20, 30, 20])).tolist()
+        [2, 0, 2]
+    """
+    rows = pd.Index(sample_ids).get_indexer(pd.Index(wanted))
+    if (rows < 0).any():
+        missing = np.asarray(wanted)[rows < 0][:4].tolist()
+        raise ValueError(f"Sample ids must be among the {len(sample_ids)} known ones. Got {missing} instead.")
+    return np.asarray(rows, np.int64)
+
+
 @dataclass(frozen=True)
 class ImageSet:
     """Images of one split in one condition, on disk or in memory.
@@ -125,6 +143,10 @@ class ImageSet:
         batch = torch.from_numpy(np.ascontiguousarray(take(self.images, rows)))
         batch = batch.permute(0, 3, 1, 2).contiguous()
         return batch if self.is_signal else batch.float().div_(255)
+
+    def pictures_of(self, sample_ids: Int64[np.ndarray, " m"]) -> Shaped[np.ndarray, "m h w c"]:
+        """Images of samples as they are stored, in this order; raises ValueError for an id that is not there."""
+        return take(self.images, rows_of_ids(self.sample_ids, sample_ids))
 
     def mask_tensor(self, rows: slice | np.ndarray) -> Bool[Tensor, "b h w"]:
         """True artifact masks at `rows`; raises ValueError where none are kept."""

@@ -10,9 +10,11 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pandas as pd
+from jaxtyping import Float, UInt8
 from PIL import Image
 
 from xai_robustness.concepts.answers import read_review, read_table
+from xai_robustness.concepts.neuron_heatmaps import NeuronHeatmaps
 from xai_robustness.concepts.neuron_views import MARKED_COLUMNS
 from xai_robustness.concepts.suspicion import in_order
 from xai_robustness.datasets.base import ImageSet, take
@@ -34,6 +36,7 @@ class ReviewData:
         views: name -> table with sample_id, x, y, group (a suspect or a class, as text).
         neurons: of `rank_neurons`.
         references: of `neuron_references`.
+        neuron_heatmaps: of some neurons, on their reference samples.
         model: fingerprint of the classifier.
         labels: the table that a reviewer "csv" reads: sample_id, artifact.
         marked: the table of `reveal.neurons.spurious`: model, layer, neuron.
@@ -46,6 +49,7 @@ class ReviewData:
     views: Mapping[str, pd.DataFrame]
     neurons: pd.DataFrame
     references: pd.DataFrame
+    neuron_heatmaps: NeuronHeatmaps
     model: str
     labels: Path
     marked: Path
@@ -61,20 +65,17 @@ class ReviewData:
         """A sample's image, or its heatmap (red speaks for the explained class), as the address of a PNG."""
         key = (int(sample_id), heatmap)
         if key not in self.pictures:
-            self.pictures[key] = png_address(self._heatmap(key[0]) if heatmap else self._image(key[0]))
+            self.pictures[key] = png_address(coloured(self.heatmaps[key[0]]) if heatmap else self._image(key[0]))
         return self.pictures[key]
+
+    def concept_pictures(self, layer: str, neuron: int) -> dict[int, str]:
+        """Sample id -> address of the PNG of its heatmap through one neuron; empty where none are kept."""
+        return {i: png_address(coloured(m)) for i, m in self.neuron_heatmaps.of(layer, neuron).items()}
 
     def _image(self, sample_id: int) -> np.ndarray:
         part, row = self.places[sample_id]
         shown = pixels(take(self.images[part].images, np.array([row])))[0]
         return shown if shown.dtype == np.uint8 else (255 * shown).astype(np.uint8)
-
-    def _heatmap(self, sample_id: int) -> np.ndarray:
-        heatmap = np.asarray(self.heatmaps[sample_id], float)
-        if heatmap.shape[0] == 1:  # of a signal
-            heatmap = np.repeat(heatmap, max(1, heatmap.shape[1] // 4), axis=0)
-        scaled = heatmap / (np.abs(heatmap).max() or 1.0)
-        return (255 * matplotlib.colormaps[DIVERGING]((scaled + 1) / 2)[..., :3]).astype(np.uint8)
 
     def answers(self) -> dict[int, bool]:
         """What has been said so far; nothing where there is no table yet."""
@@ -116,6 +117,15 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
     """Write a table so that it is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, table.to_csv(index=False))
+
+
+def coloured(heatmap: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h2 w 3"]:
+    """A signed heatmap divided by its largest magnitude in colours; the line of a signal is made high enough to see."""
+    values = np.asarray(heatmap, float)
+    if values.shape[0] == 1:
+        values = np.repeat(values, max(1, values.shape[1] // 4), axis=0)
+    scaled = values / (np.abs(values).max() or 1.0)
+    return (255 * matplotlib.colormaps[DIVERGING]((scaled + 1) / 2)[..., :3]).astype(np.uint8)
 
 
 def png_address(image: np.ndarray) -> str:

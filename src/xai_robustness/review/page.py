@@ -1,51 +1,78 @@
-"""The page: views of samples and neurons, box-select, thumbnails, ticks, one button that saves."""
+"""The page: views of samples and neurons, box-select, thumbnails with heatmaps, ticks, buttons that save."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
-from dash import Dash, Input, Output, State, dcc, html, no_update
+from dash import Dash, Input, Output, Patch, State, ctx, dcc, html, no_update
 
 from xai_robustness.figures.style import GRAY, PALETTE
 from xai_robustness.review.data import ReviewData
+from xai_robustness.review.tiles import SMALL, neuron_tile, neurons_at, sample_tile, samples_at
 
-AT_ONCE = 60
-"""Samples shown at most of one selection."""
+AT_ONCE, NEURONS_AT_ONCE = 60, 12
+"""Samples, and neurons, shown at most of one selection."""
 
-NEURONS_AT_ONCE, REFERENCES = 12, 5
-TILE = {"display": "inline-block", "margin": "4px", "padding": "4px", "border": "1px solid #dddddd"}
+MAPLESS = "without heatmaps"
+"""Group of the neurons that have none."""
+
+THROUGH = (
+    "Below each image stands the relevance that passes through the neuron alone: red speaks for the sample's class, "
+    "blue against it. The first neurons of a layer have such heatmaps (reveal.neurons.explained), and those that the "
+    "last run knew as ticked."
+)
 
 
 def make_app(data: ReviewData) -> Dash:
     """The page over a study; `make_app(data).run()` serves it."""
     app = Dash(__name__, title=f"Review of {data.title}", suppress_callback_exceptions=True)
-    views = list(data.views)
-    layers = list(dict.fromkeys(data.neurons["layer"])) if len(data.neurons) else []
-    samples = [
-        dcc.Dropdown(views, views[0] if views else None, id="view", clearable=False),
-        dcc.Graph(id="samples", figure=scatter(None), config={"displaylogo": False}),
-        html.P(id="chosen"),
-        html.Button("Save: the ticked ones carry the artifact, the others shown do not", id="save"),
-        html.P(id="saved"),
-        dcc.Checklist([], [], id="ticks", inline=True),
-    ]
-    neurons = [
-        dcc.Dropdown(layers, layers[0] if layers else None, id="layer", clearable=False),
-        dcc.Graph(id="neurons", figure=scatter(None), config={"displaylogo": False}),
-        html.P(id="chosen-neurons"),
-        html.Button("Save: the ticked neurons answer to the artifact", id="save-neurons"),
-        html.P(id="saved-neurons"),
-        dcc.Checklist([], [], id="neuron-ticks"),
-    ]
-    tabs = [dcc.Tab(samples, label="Samples", id="tab-samples"), dcc.Tab(neurons, label="Neurons", id="tab-neurons")]
     kept = f"Answers are kept in {data.labels.parent}; neither make clean nor a run deletes anything there. {data.note}"
     app.layout = html.Div(
-        [html.H3(f"Review of {data.title}"), html.P(kept, id="kept"), dcc.Tabs(tabs)],
+        [
+            html.H3(f"Review of {data.title}"),
+            html.P(kept, id="kept"),
+            dcc.Tabs([_sample_tab(data), _neuron_tab(data)]),
+            dcc.Store("ticks", data={}),
+        ],
         style={"fontFamily": "sans-serif", "maxWidth": "1200px", "margin": "auto"},
     )
     _sample_callbacks(app, data)
     _neuron_callbacks(app, data)
+    _keep_one_state(app)
+    _save_samples(app, data, "samples", "samples")
+    _save_samples(app, data, "neurons", "references")
     return app
+
+
+def _sample_tab(data: ReviewData) -> dcc.Tab:
+    views = list(data.views)
+    content: list[Any] = [
+        dcc.Dropdown(views, views[0] if views else None, id="view", clearable=False),
+        dcc.Graph(id="samples", figure=scatter(None), config={"displaylogo": False}),
+        html.P(id="chosen"),
+        html.Button("Save: the ticked ones carry the artifact, the others shown do not", id="save-samples"),
+        html.P(id="saved-samples"),
+        html.Div(id="shown-samples"),
+    ]
+    return dcc.Tab(content, label="Samples", id="tab-samples")
+
+
+def _neuron_tab(data: ReviewData) -> dcc.Tab:
+    layers = list(dict.fromkeys(data.neurons["layer"])) if len(data.neurons) else []
+    content: list[Any] = [
+        dcc.Dropdown(layers, layers[0] if layers else None, id="layer", clearable=False),
+        dcc.Graph(id="neurons", figure=scatter(None), config={"displaylogo": False}),
+        html.P(id="chosen-neurons"),
+        html.P(THROUGH, style=SMALL),
+        html.Button("Save neurons: the ticked ones answer to the artifact", id="save-neurons"),
+        " ",
+        html.Button("Save images: the ticked ones carry the artifact", id="save-references"),
+        html.P(id="saved-neurons"),
+        html.P(id="saved-references"),
+        html.Div(id="shown-neurons"),
+    ]
+    return dcc.Tab(content, label="Neurons", id="tab-neurons")
 
 
 def scatter(table: pd.DataFrame | None, axes: tuple[str, str] = ("", "")) -> go.Figure:
@@ -53,7 +80,7 @@ def scatter(table: pd.DataFrame | None, axes: tuple[str, str] = ("", "")) -> go.
     figure = go.Figure(layout={"dragmode": "select", "height": 420, "margin": {"l": 40, "r": 10, "t": 20, "b": 40}})
     figure.update_layout(xaxis_title=axes[0], yaxis_title=axes[1], plot_bgcolor="white", legend_itemsizing="constant")
     for i, (group, own) in enumerate(table.groupby("group") if table is not None else ()):
-        colour = GRAY if group == "no suspect" else PALETTE[i % len(PALETTE)]
+        colour = GRAY if group in ("no suspect", MAPLESS) else PALETTE[i % len(PALETTE)]
         trace = go.Scattergl if len(own) > 5000 else go.Scatter
         figure.add_trace(
             trace(
@@ -83,39 +110,22 @@ def _sample_callbacks(app: Dash, data: ReviewData) -> None:
         return scatter(table, ("rank", view) if view.startswith("score") else ("first axis", "second axis"))
 
     @app.callback(
-        Output("ticks", "options"),
-        Output("ticks", "value"),
+        Output("shown-samples", "children"),
         Output("chosen", "children"),
         Input("samples", "selectedData"),
+        State("ticks", "data"),
     )
-    def show(event: dict[str, Any] | None) -> tuple[list[dict[str, Any]], list[int], str]:
+    def show(event: dict[str, Any] | None, ticks: dict[str, bool]) -> tuple[list[Any], str]:
         ids = [int(i) for i in selected(event) if int(i) in data.places]
-        said = data.answers()
-        options = [{"label": sample_tile(data, i, said.get(i)), "value": i} for i in ids[:AT_ONCE]]
-        words = f"{len(ids)} samples selected, {len(options)} shown." if ids else "Draw a box around some samples."
-        return options, [i for i in ids[:AT_ONCE] if said.get(i)], words
-
-    @app.callback(
-        Output("saved", "children"),
-        Input("save", "n_clicks"),
-        State("ticks", "options"),
-        State("ticks", "value"),
-        prevent_initial_call=True,
-    )
-    def save(_: int | None, options: list[dict[str, Any]], ticked: list[int]) -> Any:
-        if not options:
-            return "Nothing is shown, so nothing was saved."
-        yes, no = data.save_answers([option["value"] for option in options], ticked)
-        return f"Saved to {data.labels}: {yes} with, {no} without the artifact."
+        answers = data.answers()
+        said = _said(answers, ticks)
+        tiles = [sample_tile(data, i, answers.get(i), said.get(i, False)) for i in ids[:AT_ONCE]]
+        return tiles, f"{len(ids)} samples selected, {len(tiles)} shown." if ids else "Draw a box around some samples."
 
 
-def sample_tile(data: ReviewData, sample_id: int, said: bool | None) -> html.Div:
-    """Image and heatmap of a sample, with what was said of it."""
-    words = {None: "not reviewed", True: "artifact", False: "no artifact"}[said]
-    shown = [html.Img(src=data.picture(sample_id), height=72)]
-    if sample_id in data.heatmaps:
-        shown.append(html.Img(src=data.picture(sample_id, heatmap=True), height=72))
-    return html.Div([*shown, html.Div(f"{sample_id}, {words}", style={"fontSize": "11px"})], style=TILE)
+def _said(answers: Mapping[int, bool], ticks: Mapping[str, bool]) -> dict[int, bool]:
+    """What was answered of samples and, since then, ticked or unticked."""
+    return {**answers, **{int(i): on for i, on in ticks.items()}}
 
 
 def _neuron_callbacks(app: Dash, data: ReviewData) -> None:
@@ -124,51 +134,76 @@ def _neuron_callbacks(app: Dash, data: ReviewData) -> None:
         if layer is None:
             return scatter(None)
         own = data.neurons[data.neurons["layer"] == layer]
-        named = {"id": [f"{layer}/{k}" for k in own["neuron"]], "group": "neurons"}
-        return scatter(own.assign(**named), ("first axis of the distances", "second axis"))
+        explained = own["neuron"].isin(data.neuron_heatmaps.neurons(layer))
+        group = explained.map({True: "with heatmaps", False: MAPLESS})
+        table = own.assign(id=[f"{layer}/{k}" for k in own["neuron"]], group=group)
+        return scatter(table, ("first axis of the distances", "second axis"))
 
     @app.callback(
-        Output("neuron-ticks", "options"),
-        Output("neuron-ticks", "value"),
+        Output("shown-neurons", "children"),
         Output("chosen-neurons", "children"),
         Input("neurons", "selectedData"),
         Input("layer", "value"),
+        State("ticks", "data"),
     )
-    def show(event: dict[str, Any] | None, layer: str | None) -> tuple[list[dict[str, Any]], list[str], str]:
+    def show(event: dict[str, Any] | None, layer: str | None, ticks: dict[str, bool]) -> tuple[list[Any], str]:
         names = [str(i) for i in selected(event) if str(i).rpartition("/")[0] == layer]
         own = data.neurons[data.neurons["layer"] == layer].sort_values("rank")
         ranked = [f"{layer}/{k}" for k in own["neuron"]]
         chosen = [name for name in ranked if name in set(names)] if names else ranked
-        ticked = data.ticked_neurons()
+        ticked, said = data.ticked_neurons(), _said(data.answers(), ticks)
         before = set(ticked["layer"].astype(str) + "/" + ticked["neuron"].astype(str))
-        options = [{"label": neuron_tile(data, name), "value": name} for name in chosen[:NEURONS_AT_ONCE]]
+        tiles = [neuron_tile(data, name, name in before, said) for name in chosen[:NEURONS_AT_ONCE]]
         kind = "selected" if names else "in the layer"
-        words = f"{len(chosen)} neurons {kind}, the first {len(options)} by rank are shown."
-        return options, [name for name in chosen[:NEURONS_AT_ONCE] if name in before], words
+        return tiles, f"{len(chosen)} neurons {kind}, the first {len(tiles)} by rank are shown."
 
     @app.callback(
         Output("saved-neurons", "children"),
         Input("save-neurons", "n_clicks"),
-        State("neuron-ticks", "options"),
-        State("neuron-ticks", "value"),
+        State(neurons_at(), "value"),
         prevent_initial_call=True,
     )
-    def save(clicks: int | None, options: list[dict[str, Any]], ticked: list[str]) -> Any:
+    def save(clicks: int | None, _: list[list[int]]) -> Any:
         if not clicks:
             return no_update
-        count = data.save_neurons([option["value"] for option in options], ticked)
+        boxes = {box["id"]["name"]: bool(box["value"]) for box in ctx.states_list[0]}
+        count = data.save_neurons(boxes, [name for name, on in boxes.items() if on])
         return f"Saved to {data.marked}: {count} neurons."
 
 
-def neuron_tile(data: ReviewData, name: str) -> html.Div:
-    """Reference samples of a neuron by relevance and by activation."""
-    layer, _, neuron = name.rpartition("/")
-    own = data.references[(data.references["layer"] == layer) & (data.references["neuron"] == int(neuron))]
-    rows = []
-    for by in ("relevance", "activation"):
-        ids = own[own["by"] == by].sort_values("place")["sample_id"].head(REFERENCES)
-        tiles = [html.Img(src=data.picture(int(i)), height=56, style={"margin": "1px"}) for i in ids]
-        rows.append(
-            html.Div([html.Span(f"most {by} ", style={"fontSize": "11px"}), *tiles], style={"display": "inline-block"})
-        )
-    return html.Div([html.Div(name, style={"fontSize": "12px"}), *rows], style=TILE)
+def _keep_one_state(app: Dash) -> None:
+    """What is ticked in one place is ticked wherever it is shown, and stays so until it is saved."""
+
+    @app.callback(
+        Output(samples_at(), "value"),
+        Output("ticks", "data"),
+        Input(samples_at(), "value"),
+        prevent_initial_call=True,
+    )
+    def turn(_: list[list[int]]) -> tuple[list[Any], Patch]:
+        names = ctx.triggered_prop_ids
+        turned = {names[one["prop_id"]]["sample"]: one["value"] for one in ctx.triggered if one["prop_id"] in names}
+        ticks = Patch()
+        ticks.update({str(i): bool(value) for i, value in turned.items()})
+        return [turned.get(box["id"]["sample"], no_update) for box in ctx.inputs_list[0]], ticks
+
+
+def _save_samples(app: Dash, data: ReviewData, tab: str, button: str) -> None:
+    """Samples shown beside views are answered, ticked or not; of references those that are ticked, or were answered."""
+
+    @app.callback(
+        Output(f"saved-{button}", "children"),
+        Input(f"save-{button}", "n_clicks"),
+        State(samples_at(tab), "value"),
+        prevent_initial_call=True,
+    )
+    def save(clicks: int | None, _: list[list[int]]) -> Any:
+        if not clicks:
+            return no_update
+        boxes = {box["id"]["sample"]: bool(box["value"]) for box in ctx.states_list[0]}
+        ticked = [i for i, on in boxes.items() if on]
+        judged = list(boxes) if tab == "samples" else [*ticked, *(data.answers().keys() & boxes.keys())]
+        if not judged:
+            return "Nothing is ticked or shown, so nothing was saved."
+        yes, no = data.save_answers(judged, ticked)
+        return f"Saved to {data.labels}: {yes} with, {no} without the artifact."

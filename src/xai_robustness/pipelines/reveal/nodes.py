@@ -4,11 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import zarr
 from matplotlib.figure import Figure
 
 from xai_robustness.attribution.latents import Latents
-from xai_robustness.concepts.answers import read_ticked
+from xai_robustness.chunks import ArraysJob
+from xai_robustness.concepts.answers import read_table
 from xai_robustness.concepts.image_properties import ASSOCIATION_COLUMNS, image_properties, label_associations
+from xai_robustness.concepts.neuron_heatmaps import Explained, NeuronHeatmaps, first_neurons, heatmaps_job
 from xai_robustness.concepts.neuron_views import marked_neurons, neuron_references, rank_neurons
 from xai_robustness.concepts.prototypes import (
     CONCEPT_COLUMNS,
@@ -25,7 +28,7 @@ from xai_robustness.concepts.virelay import VirelayJob
 from xai_robustness.datasets.base import ImageSet, take
 from xai_robustness.figures.reveal import embedding_figure, prototype_figure
 from xai_robustness.models.saved import Classifier
-from xai_robustness.pipelines.reveal.concepts import Explained, draw_glocal, draw_neurons, draw_transplants
+from xai_robustness.pipelines.reveal.concepts import draw_glocal, draw_neurons, draw_transplants
 
 THUMBNAILS = 6
 
@@ -112,11 +115,7 @@ def plot_prototypes(
 ) -> Figure:
     """Draw the nearest samples and the channels of each prototype of each class."""
     images = images_fit["train/biased"]
-    order = np.argsort(images.sample_ids)
-    pictures, references = (
-        images.subset(order[np.searchsorted(images.sample_ids[order], table["sample_id"].to_numpy(int))]).images
-        for table in (prototypes, prototype_concepts)
-    )
+    pictures, references = (images.pictures_of(t["sample_id"].to_numpy(int)) for t in (prototypes, prototype_concepts))
     return prototype_figure(prototypes, pictures, prototype_concepts, references, images.info.class_names)
 
 
@@ -134,16 +133,34 @@ def order_neurons(
     own = params.neurons
     model = classifier.model if own.references == "synthetic" else None
     shape = images_fit["train/biased"].image_shape
-    ticked = read_ticked(Path(own.spurious), latents.model) if own.spurious else None
+    ticked = read_table(Path(own.spurious)) if own.spurious else None
     marked = marked_neurons(ticked, latents, Path(own.spurious or "").name)
     ranking = rank_neurons(latents, own, params.layout, seed, model, shape)
     return ranking, neuron_references(latents, own), marked
+
+
+def explain_neurons(
+    neuron_ranking: pd.DataFrame,
+    neuron_references: pd.DataFrame,
+    spurious_neurons: pd.DataFrame,
+    latents: Latents,
+    classifier: Classifier,
+    images_fit: dict[str, ImageSet],
+    params: RevealParams,
+    device: str,
+) -> ArraysJob:
+    """Conditional heatmaps of the ticked and the first neurons on their reference samples."""
+    own = params.neurons
+    neurons = first_neurons(neuron_ranking, spurious_neurons, max(own.shown, own.explained))
+    samples = Explained(latents, classifier.model, images_fit["train/biased"], device)
+    return heatmaps_job(neurons, neuron_references, samples)
 
 
 def plot_neurons(
     neuron_ranking: pd.DataFrame,
     neuron_references: pd.DataFrame,
     spurious_neurons: pd.DataFrame,
+    neuron_heatmaps: zarr.Group,
     suspect_list: pd.DataFrame,
     suspect_list_members: pd.DataFrame,
     latents: Latents,
@@ -153,8 +170,9 @@ def plot_neurons(
     device: str,
 ) -> tuple[Figure, Figure]:
     """Draw what the first neurons answer to, and take the most typical sample of the first suspect apart."""
-    samples = Explained(latents, classifier.model, images_fit["train/biased"], device)
-    gallery = draw_neurons(neuron_ranking, neuron_references, spurious_neurons, samples, params.neurons)
+    images, own_maps = images_fit["train/biased"], NeuronHeatmaps(neuron_heatmaps)
+    samples = Explained(latents, classifier.model, images, device)
+    gallery = draw_neurons(neuron_ranking, neuron_references, spurious_neurons, own_maps, images, params.neurons)
     first = suspect_list.sort_values("place")["name"].iloc[:1]
     own = suspect_list_members.loc[suspect_list_members["name"].isin(first), "sample_id"]
     typical = int(own.iloc[0]) if len(own) else None
@@ -198,10 +216,8 @@ def plot_embedding(
         own = members[np.isin(members, ids[groups == suspect])][:THUMBNAILS]
         shown += [int(np.flatnonzero(ids == member)[0]) for member in own]
     images = images_fit["train/biased"]
-    order = np.argsort(images.sample_ids)
-    rows = order[np.searchsorted(images.sample_ids[order], ids[shown])]
     names = {int(row.suspect): f"suspect {row.suspect}, rank {row['rank']}" for _, row in same.iterrows()}
     title = f"{images.info.class_names[int(first['class'])]}, view {first['view']}"
     truth = artifact_truth.set_index("sample_id").artifact.loc[ids].to_numpy(bool)
-    layout, thumbnails = points[["x", "y"]].to_numpy(), take(images.images, rows)
+    layout, thumbnails = points[["x", "y"]].to_numpy(), images.pictures_of(ids[shown])
     return embedding_figure(layout, groups, names, thumbnails, np.array(shown), truth, title)

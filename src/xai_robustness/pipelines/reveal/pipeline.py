@@ -4,6 +4,7 @@ from kedro.pipeline import Pipeline, node
 
 from xai_robustness.pipelines.reveal.nodes import (
     compare_properties,
+    explain_neurons,
     export_virelay,
     find_prototypes,
     list_suspects,
@@ -83,11 +84,27 @@ def create_pipeline() -> Pipeline:
                 name="rank_neurons",
             ),
             node(
+                explain_neurons,
+                [
+                    "neuron_ranking",
+                    "neuron_references",
+                    "spurious_neurons",
+                    "latents",
+                    "classifier",
+                    "images_fit",
+                    "params:reveal",
+                    "params:device",
+                ],
+                "neuron_heatmaps",
+                name="explain_neurons",
+            ),
+            node(
                 plot_neurons,
                 [
                     "neuron_ranking",
                     "neuron_references",
                     "spurious_neurons",
+                    "neuron_heatmaps",
                     "suspect_list",
                     "suspect_list_members",
                     "latents",

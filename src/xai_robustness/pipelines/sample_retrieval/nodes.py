@@ -12,7 +12,7 @@ from xai_robustness.concepts.retrieval import bias_scores, choose_cav, fit_cavs,
 from xai_robustness.concepts.review import propose_samples, refine_labels, review_suspects
 from xai_robustness.concepts.samples import sample_table
 from xai_robustness.concepts.suspicion import in_order
-from xai_robustness.datasets.base import ImageSet, take
+from xai_robustness.datasets.base import ImageSet, rows_of_ids
 from xai_robustness.figures.retrieval import (
     RETRIEVED,
     comparison,
@@ -132,22 +132,15 @@ def plot_retrieval(
     name = "{layer}/{kind}".format(**chosen_cav)
     scores, artifact = test[name].to_numpy(float), test.artifact.to_numpy(bool)
     images = images_report["test/biased"]
-    order = np.argsort(images.sample_ids)
-    rows = order[np.searchsorted(images.sample_ids[order], test.sample_id.to_numpy())]
+    ids = test.sample_id.to_numpy(int)
     shown = {has: quantile_rows(scores, artifact == has) for has in (False, True)}
-    pictures = {has: _pictures(images, rows[at]) for has, at in shown.items()}
+    pictures = {has: images.pictures_of(ids[at]) for has, at in shown.items()}
     best = np.argsort(-np.nan_to_num(scores, nan=-np.inf), kind="stable")[:RETRIEVED]
     first = retrieved_figure(
-        _pictures(images, rows[best]),
+        images.pictures_of(ids[best]),
         scores[best],
         artifact[best],
-        images.info.names_of(images.labels[rows[best]]),
+        images.info.names_of(images.labels[rows_of_ids(images.sample_ids, ids[best])]),
         f"First of {len(test)} test samples by {name}",
     )
     return score_figure(scores, artifact, f"Bias scores of test samples, {name}", shown, pictures), first, by_kind
-
-
-def _pictures(images: ImageSet, rows: np.ndarray) -> np.ndarray:
-    """Images of rows in any order; a file is read in its own."""
-    order = np.argsort(rows)
-    return take(images.images, rows[order])[np.argsort(order)]
