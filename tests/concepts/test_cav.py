@@ -268,9 +268,9 @@ def test_a_file_says_how_vectors_were_fitted_and_older_files_do_not(tmp_path):
     x, artifact = data()
     path = tmp_path / "cavs.safetensors"
     fitted = tuple(fit_cav(x, artifact, kind, "a", scaling="max") for kind in ("ridge", "signal"))
-    save_cavs(path, Cavs(fitted, "f1a9"))
+    save_cavs(path, Cavs(fitted, "f1a9", "phantom", 3))
     loaded = load_cavs(path)
-    assert loaded.model == "f1a9"
+    assert (loaded.model, loaded.study, loaded.seed) == ("f1a9", "phantom", 3)
     assert [(cav.scaling, cav.strength) for cav in loaded] == [("max", fitted[0].strength), ("none", None)]
     with safe_open(path, framework="numpy") as file:
         about, vector = file.metadata(), file.get_tensor("cav_0")
@@ -278,7 +278,7 @@ def test_a_file_says_how_vectors_were_fitted_and_older_files_do_not(tmp_path):
     del record["scaling"], record["strength"]
     save_file({"cav_0": vector}, path, metadata={"cavs": json.dumps([record])})
     loaded = load_cavs(path)
-    assert (loaded.items[0].scaling, loaded.items[0].strength) == ("", None)
+    assert (loaded.items[0].scaling, loaded.items[0].strength, loaded.study, loaded.seed) == ("", None, "", None)
 
 
 @pytest.mark.parametrize("kind", KINDS)

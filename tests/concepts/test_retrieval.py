@@ -233,7 +233,9 @@ def test_nmf_parts_are_unit_directions_that_rebuild_a_mixture_of_parts():
 def test_given_cavs_are_used_if_they_are_of_the_classifier(latents, tmp_path):
     labels = labels_of(latents)
     cavs = fit_cavs(latents, labels, PARAMS)
-    assert cavs.model == latents.model
+    assert cavs.model == latents.model and (cavs.study, cavs.seed) == ("", None)
+    again = fit_cavs(latents, labels, PARAMS, "phantom", 3)
+    assert (again.model, again.study, again.seed) == (latents.model, "phantom", 3)
     save_cavs(tmp_path / "mine.safetensors", cavs)
     params = CavParams(given=str(tmp_path / "mine.safetensors"))
     used = fit_cavs(latents, labels.assign(artifact=False), params)

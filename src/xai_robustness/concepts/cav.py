@@ -106,10 +106,14 @@ class Cavs:
     Attributes:
         items: the CAVs.
         model: fingerprint of the classifier in whose layers they live; empty where it is not known.
+        study: name of the study that they were fitted in; empty where it is not known.
+        seed: of the run that they were fitted in; None where it is not known.
     """
 
     items: tuple[Cav, ...] = ()
     model: str = ""
+    study: str = ""
+    seed: int | None = None
 
     def __iter__(self) -> Iterator[Cav]:
         return iter(self.items)
@@ -275,7 +279,7 @@ def save_cavs(path: Path, cavs: Cavs) -> None:
     """Write CAVs as one safetensors file; everything but the vectors is text or JSON in its metadata."""
     records = [{key: value for key, value in asdict(cav).items() if key != "vector"} for cav in cavs]
     vectors = {f"cav_{i}": cav.vector for i, cav in enumerate(cavs)}
-    about = {"cavs": json.dumps(records), "model": cavs.model}
+    about = {"cavs": json.dumps(records), "model": cavs.model, "study": cavs.study, "seed": json.dumps(cavs.seed)}
     save_file(vectors, path, metadata=about)
 
 
@@ -285,4 +289,4 @@ def load_cavs(path: Path) -> Cavs:
         about = file.metadata()
         records = json.loads(about["cavs"])
         items = tuple(Cav(vector=file.get_tensor(f"cav_{i}"), **record) for i, record in enumerate(records))
-        return Cavs(items, about.get("model", ""))
+        return Cavs(items, about.get("model", ""), about.get("study", ""), json.loads(about.get("seed", "null")))

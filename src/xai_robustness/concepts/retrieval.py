@@ -29,7 +29,9 @@ def suspect_classes(artifact_labels: pd.DataFrame) -> list[int]:
     return [int(c) for c in np.unique(train.loc[train["artifact"].astype(bool), "class"]) if c not in assumed]
 
 
-def fit_cavs(latents: LatentsReader, artifact_labels: pd.DataFrame, params: CavParams) -> Cavs:
+def fit_cavs(
+    latents: LatentsReader, artifact_labels: pd.DataFrame, params: CavParams, study: str = "", seed: int | None = None
+) -> Cavs:
     """Fit every kind of CAV in every layer on the train samples of the classes with a confirmed artifact.
 
     Classes without one join as clean samples only where a class carries the artifact throughout. Where CAVs are given,
@@ -39,6 +41,8 @@ def fit_cavs(latents: LatentsReader, artifact_labels: pd.DataFrame, params: CavP
         latents: of the biased train split.
         artifact_labels: of `review.refine_labels`.
         params: see `CavParams`.
+        study: its name, kept with the CAVs.
+        seed: of the run, kept with the CAVs.
 
     Returns:
         The CAVs; empty where nothing was confirmed or fewer than two samples carry the artifact.
@@ -51,7 +55,7 @@ def fit_cavs(latents: LatentsReader, artifact_labels: pd.DataFrame, params: CavP
     scope = train[train["class"].isin(suspect_classes(artifact_labels))]
     scope = train if (~scope["artifact"]).sum() < 2 and len(scope) else scope
     if scope["artifact"].sum() < 2:
-        return Cavs((), latents.model)
+        return Cavs((), latents.model, study, seed)
     rows, places = rows_of(latents.sample_ids("train"), scope["sample_id"].to_numpy())
     artifact = scope["artifact"].to_numpy(bool)[places]
     items = []
@@ -59,7 +63,7 @@ def fit_cavs(latents: LatentsReader, artifact_labels: pd.DataFrame, params: CavP
         for layer in layers:
             x = features_of(latents, "train", layer, params.pool, feature, rows)
             items += fit_kinds(x, artifact, params.kinds, layer, params.pool, params.scaling, feature)
-    return Cavs(tuple(items), latents.model)
+    return Cavs(tuple(items), latents.model, study, seed)
 
 
 @dataclass(frozen=True, eq=False)
