@@ -96,7 +96,8 @@ def cavs(n: int, k: int, shift: float) -> list[dict[str, object]]:
     from sklearn.svm import LinearSVC
 
     from xai_robustness.concepts.cav import fit_cav
-    from xai_robustness.concepts.directions import STRENGTHS, stratified_folds
+    from xai_robustness.concepts.directions import STRENGTHS
+    from xai_robustness.concepts.labelled import stratified_folds
 
     rng = np.random.default_rng(n)
     artifact = rng.random(n) < 0.2

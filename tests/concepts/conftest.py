@@ -43,6 +43,10 @@ class FakeLatents:
         x[self.has_artifact(split), 8:12] += 6.0 if layer == "late" else 0.5
         return x.astype(np.float32)
 
+    def stored(self, split, key):
+        what, layer, pool = key.split("/")
+        return getattr(self, what)(split, layer, pool)
+
     def heatmaps(self, split):
         return self._rng(split, "heatmaps").normal(size=(self.sizes[split], 8, 8)).astype(np.float32)
 

@@ -1,4 +1,5 @@
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -12,17 +13,19 @@ from sklearn.model_selection import cross_val_score
 from sklearn.svm import LinearSVC
 from tests.reference import concepts as naive
 
-from xai_robustness.concepts.cav import CavParams, Cavs, fit_cav, load_cavs, save_cavs
+from xai_robustness.concepts import labelled
+from xai_robustness.concepts.cav import CavParams, Cavs, fit_cav, fit_kinds, load_cavs, save_cavs
 from xai_robustness.concepts.directions import (
     CAV_KINDS,
     LASSO_STRENGTHS,
+    PATTERNS,
     SHRINKAGES,
     STRENGTHS,
-    balanced_weights,
     lda_path,
+    ridge_fit,
     ridge_path,
-    stratified_folds,
 )
+from xai_robustness.concepts.labelled import Labelled, balanced_weights, stratified_folds
 from xai_robustness.types import InputError
 
 KINDS = ("signal", "mean", "median", "ridge", "lasso", "logistic", "svm", "lda")
@@ -44,9 +47,11 @@ def standardised(x):
 @pytest.mark.parametrize("shape", [(80, 12), (30, 50)], ids=["tall", "wide"])
 def test_ridge_path_equals_scikit_learn_and_the_normal_equations_for_every_strength(shape):
     x, artifact = data(*shape, n_artifact=7)
-    coefficients, intercepts = ridge_path(x, artifact, STRENGTHS)
-    (alone,), _ = ridge_path(x, artifact, STRENGTHS[-1:])  # one system instead of a decomposition
-    np.testing.assert_allclose(alone, coefficients[-1], rtol=1e-9)
+    coefficients, intercepts = ridge_path(Labelled(x, artifact).both(), STRENGTHS)
+    for place in (0, 4, 9):  # one system, in the span of the samples, instead of a decomposition
+        alone = ridge_fit(Labelled(x, artifact), STRENGTHS[place])
+        np.testing.assert_allclose(alone.direction, coefficients[place], rtol=1e-6, atol=1e-8)
+        assert alone.offset == pytest.approx(intercepts[place], rel=1e-6) and alone.strength == STRENGTHS[place]
     for strength, coefficient, intercept in zip(STRENGTHS, coefficients, intercepts):
         theirs = Ridge(strength, solver="svd").fit(x, np.where(artifact, 1, -1), balanced_weights(artifact))
         np.testing.assert_allclose(coefficient, theirs.coef_, rtol=1e-6, atol=1e-8)
@@ -70,8 +75,9 @@ def test_the_chosen_ridge_strength_has_the_best_cross_validated_average_precisio
             )
             found.append(average_precision_score(artifact[test], model.predict(standard[test])))
         means.append(np.mean(found))
-    best = ridge_path(standard, artifact, STRENGTHS[[int(np.argmax(means))]])[0][0]
-    assert cav.vector @ (best / np.linalg.norm(best)) == pytest.approx(1, abs=1e-6)
+    strength = STRENGTHS[int(np.argmax(means))]
+    best = Ridge(strength).fit(standard, np.where(artifact, 1, -1), balanced_weights(artifact)).coef_
+    assert cav.vector @ (best / np.linalg.norm(best)) == pytest.approx(1, abs=1e-6) and cav.strength == strength
 
 
 def test_svm_is_the_balanced_linear_svm_with_the_best_average_precision():
@@ -173,7 +179,7 @@ def test_logistic_is_the_balanced_regression_with_the_best_average_precision(sha
 @pytest.mark.parametrize("shape", [(80, 12), (30, 50)], ids=["tall", "wide"])
 def test_lda_path_equals_scikit_learn_for_every_shrinkage(shape):
     x, artifact = data(*shape, n_artifact=9)
-    coefficients, intercepts = lda_path(x, artifact, SHRINKAGES)
+    coefficients, intercepts = lda_path(Labelled(x, artifact).both(), SHRINKAGES, x.shape[1])
     for shrinkage, coefficient, intercept in zip(SHRINKAGES, coefficients, intercepts):
         theirs = LinearDiscriminantAnalysis("lsqr", shrinkage=shrinkage, priors=[0.5, 0.5]).fit(x, artifact)
         np.testing.assert_allclose(coefficient, theirs.coef_[0], rtol=1e-6, atol=1e-8)
@@ -196,7 +202,7 @@ def test_scaling_is_undone_so_that_scores_are_those_of_the_scaled_fit(scaling):
     centre = x.mean(0) if scaling == "centered" else 0.0
     factor = {"max": np.abs(x).max(0), "second_moment": np.sqrt((x**2).mean(0))}.get(scaling, np.ones(x.shape[1]))
     scaled = (x - centre) / factor
-    direction, offset = CAV_KINDS["ridge"](scaled, artifact)
+    direction, offset, _ = CAV_KINDS["ridge"](Labelled(scaled, artifact))
     cav = fit_cav(x, artifact, "ridge", "late", scaling=scaling)
     theirs = scaled @ direction + offset
     np.testing.assert_allclose(np.corrcoef(cav.scores(x), theirs)[0, 1], 1, atol=1e-9)
@@ -258,17 +264,64 @@ def test_cavs_survive_a_file_and_are_found_by_name(tmp_path):
         loaded.find("c", "ridge")
 
 
-def test_a_file_says_how_features_were_scaled_and_older_files_do_not(tmp_path):
+def test_a_file_says_how_vectors_were_fitted_and_older_files_do_not(tmp_path):
     x, artifact = data()
     path = tmp_path / "cavs.safetensors"
-    save_cavs(path, Cavs(tuple(fit_cav(x, artifact, kind, "a", scaling="max") for kind in ("ridge", "signal"))))
-    assert [cav.scaling for cav in load_cavs(path)] == ["max", "none"]
+    fitted = tuple(fit_cav(x, artifact, kind, "a", scaling="max") for kind in ("ridge", "signal"))
+    save_cavs(path, Cavs(fitted, "f1a9", "phantom", 3))
+    loaded = load_cavs(path)
+    assert (loaded.model, loaded.study, loaded.seed) == ("f1a9", "phantom", 3)
+    assert [(cav.scaling, cav.strength) for cav in loaded] == [("max", fitted[0].strength), ("none", None)]
     with safe_open(path, framework="numpy") as file:
         about, vector = file.metadata(), file.get_tensor("cav_0")
     record = json.loads(about["cavs"])[0]
-    del record["scaling"]
+    del record["scaling"], record["strength"]
     save_file({"cav_0": vector}, path, metadata={"cavs": json.dumps([record])})
-    assert load_cavs(path).items[0].scaling == ""
+    loaded = load_cavs(path)
+    assert (loaded.items[0].scaling, loaded.items[0].strength, loaded.study, loaded.seed) == ("", None, "", None)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_filters_say_which_of_the_strengths_was_chosen(kind):
+    choices = {"lasso": LASSO_STRENGTHS, "lda": SHRINKAGES}.get(kind, STRENGTHS)
+    for shape in ((80, 12), (30, 50)):
+        strength = fit_cav(*data(*shape, n_artifact=9), kind, "late").strength
+        assert strength is None if kind in ("signal", "mean", "median") else strength in choices
+
+
+@pytest.mark.parametrize("scaling", ["global", "max", "second_moment"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_samples_in_blocks_give_the_vector_of_all_at_once(kind, scaling, monkeypatch):
+    x, artifact = data(150, 12)
+
+    def both():
+        cav = fit_cav(x, artifact, kind, "late", scaling=scaling)
+        return CAV_KINDS[kind](Labelled(x, artifact).scaled(scaling)), cav
+
+    plane, cav = both()
+    monkeypatch.setattr(labelled, "BLOCK", 7 * 12)  # 22 blocks, some without the artifact
+    plane_of_parts, cav_of_parts = both()
+    scale = np.abs(plane.direction).max()
+    np.testing.assert_allclose(plane_of_parts.direction, plane.direction, rtol=1e-9, atol=1e-9 * scale)
+    assert plane_of_parts.strength == plane.strength == cav.strength or kind in PATTERNS
+    np.testing.assert_allclose(cav_of_parts.vector, cav.vector, atol=1e-7)
+    for name in ("intercept", "mean_clean", "mean_artifact"):
+        assert getattr(cav_of_parts, name) == pytest.approx(getattr(cav, name), rel=1e-9, abs=1e-9)
+
+
+def test_memory_does_not_grow_with_the_samples(tmp_path, monkeypatch):
+    monkeypatch.setattr(labelled, "BLOCK", 2**14)
+    rng, peaks = np.random.default_rng(0), []
+    for n in (4000, 16_000):
+        x = np.lib.format.open_memmap(tmp_path / f"{n}.npy", "w+", np.float32, (n, 256))
+        artifact = rng.random(n) < 0.2
+        x[:] = rng.normal(size=x.shape) + artifact[:, None] * 0.1
+        tracemalloc.start()
+        fit_kinds(x, artifact, ("signal", "mean", "ridge", "lda"), "late")
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] - peaks[0] < 12_000 * 40 * 8  # scores of ten strengths, and what ranks them; not 256 features
+    assert peaks[1] < 16_000 * 256 * 8 / 2
 
 
 def test_vectors_without_a_positive_entry_cannot_localize_where_others_can():

@@ -3,9 +3,12 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import zarr
 from scipy.stats import kendalltau
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from xai_robustness.attribution.latents import Latents
+from xai_robustness.concepts import labelled
 from xai_robustness.concepts.baselines import Baseline, best_direction, nmf_parts
 from xai_robustness.concepts.cav import CavParams, Cavs, save_cavs
 from xai_robustness.concepts.retrieval import (
@@ -55,6 +58,29 @@ def test_a_class_that_carries_it_throughout_is_compared_with_the_other_classes(l
     labels = labels_of(latents)
     labels["artifact"] = labels["class"] == 0
     assert {cav.n_clean for cav in fit_cavs(latents, labels, PARAMS)} == {160}
+
+
+@pytest.mark.parametrize("feature", ["activations", "relevances"])
+def test_the_store_on_disk_gives_the_same_vectors_and_scores(latents, feature, tmp_path, monkeypatch):
+    monkeypatch.setattr(labelled, "BLOCK", 24 * 30)
+    root = zarr.create_group(tmp_path / "latents.zarr", attributes={"layers": ["early", "late"], "model": "f1a9"})
+    for split in ("train", "test"):
+        arrays = {"sample_ids": latents.sample_ids(split), "targets": latents.targets(split)}
+        for layer in latents.layers:
+            arrays |= {f"activations/{layer}/max": latents.activations(split, layer, "max")}
+            arrays |= {f"relevances/{layer}/sum": latents.relevances(split, layer, "sum")}
+        for key, values in arrays.items():
+            root.create_array(f"{split}/biased/{key}", data=values)
+    labels, params = labels_of(latents), CavParams(kinds=("signal", "ridge", "svm"), features=(feature,))
+    labels = labels[labels["split"] == "train"]
+    stored, drawn = (fit_cavs(reader, labels, params) for reader in (Latents(root), latents))
+    for a, b in zip(stored, drawn, strict=True):
+        np.testing.assert_array_equal(a.vector, b.vector)
+        assert (a.name, a.intercept, a.n_clean) == (b.name, b.intercept, b.n_clean)
+    both = [bias_scores(reader, drawn, ("test",)) for reader in (Latents(root), latents)]
+    pd.testing.assert_frame_equal(*both)
+    with pytest.raises(InputError, match="must hold 'val/biased/activations/early/max'"):
+        Latents(root).stored("val", "activations/early/max")
 
 
 def test_bias_scores_are_projections(latents):
@@ -207,7 +233,9 @@ def test_nmf_parts_are_unit_directions_that_rebuild_a_mixture_of_parts():
 def test_given_cavs_are_used_if_they_are_of_the_classifier(latents, tmp_path):
     labels = labels_of(latents)
     cavs = fit_cavs(latents, labels, PARAMS)
-    assert cavs.model == latents.model
+    assert cavs.model == latents.model and (cavs.study, cavs.seed) == ("", None)
+    again = fit_cavs(latents, labels, PARAMS, "phantom", 3)
+    assert (again.model, again.study, again.seed) == (latents.model, "phantom", 3)
     save_cavs(tmp_path / "mine.safetensors", cavs)
     params = CavParams(given=str(tmp_path / "mine.safetensors"))
     used = fit_cavs(latents, labels.assign(artifact=False), params)

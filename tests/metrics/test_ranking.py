@@ -5,7 +5,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from tests.reference import metrics as naive
 
 from xai_robustness.metrics.bootstrap import Resamples
-from xai_robustness.metrics.ranking import Ranking, auroc, average_precision, ranking_intervals
+from xai_robustness.metrics.ranking import Ranking, auroc, average_precision, average_precisions, ranking_intervals
 from xai_robustness.types import InputError
 
 
@@ -32,6 +32,15 @@ def test_a_weighting_means_repeated_samples(levels):
         s, p = (naive.repeated(array, weights[:, column]) for array in (scores, positive))
         assert areas[column] == pytest.approx(naive.auroc(s, p), abs=1e-12)
         assert precisions[column] == pytest.approx(average_precision_score(p, s), abs=1e-12)
+
+
+@pytest.mark.parametrize("levels", [2, 5, 10_000])
+def test_precisions_of_several_scores_are_those_of_each(levels):
+    (scores, positive), (others, _) = sample(levels), sample(3)
+    both = average_precisions(np.stack([scores, others, -scores]), positive)
+    np.testing.assert_allclose(both, [average_precision(s, positive) for s in (scores, others, -scores)], atol=1e-12)
+    with pytest.raises(InputError, match="NaN"):
+        average_precisions(np.full((2, 60), np.nan), positive)
 
 
 def test_limits():

@@ -175,6 +175,19 @@ class Latents:
         """Relevances pooled by sum, max or mean over positions, signed, not normalised, float32 (N,K)."""
         return self._read(split, condition, f"relevances/{layer}/{pool}")
 
+    def stored(self, split: str, key: str, condition: str = "biased") -> zarr.Array:
+        """An array that is read when sliced: `activations/<layer>/<pool>` or `relevances/<layer>/<pool>`."""
+        path = f"{split}/{condition}/{key}"
+        for root in self.roots:
+            if path in root:
+                found = root[path]
+                assert isinstance(found, zarr.Array)
+                return found
+        raise InputError(
+            f"The latents store must hold '{path}'. It has the sets {', '.join(self.sets)} "
+            f"and the layers {', '.join(self.layers)}."
+        )
+
     def heatmaps(self, split: str, condition: str = "biased") -> Float[np.ndarray, "n h w"]:
         """Input heatmaps, signed, float32 (N,H,W)."""
         return self._read(split, condition, "heatmaps")
@@ -196,11 +209,4 @@ class Latents:
         return self._read(split, condition, "sample_ids")
 
     def _read(self, split: str, condition: str, key: str) -> np.ndarray:
-        path = f"{split}/{condition}/{key}"
-        for root in self.roots:
-            if path in root:
-                return np.asarray(root[path][:])  # type: ignore[index]
-        raise InputError(
-            f"The latents store must hold '{path}'. It has the sets {', '.join(self.sets)} "
-            f"and the layers {', '.join(self.layers)}."
-        )
+        return np.asarray(self.stored(split, key, condition)[:])

@@ -1,7 +1,7 @@
 """Concept activation vectors: directions of a layer that separate samples with an artifact from samples without."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal, get_args
@@ -13,12 +13,13 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from xai_robustness.concepts.directions import CAV_KINDS, PATTERNS
+from xai_robustness.concepts.labelled import Labelled, Scaling, Table
+from xai_robustness.concepts.moments import Sides
 from xai_robustness.types import InputError, Params, UsedBy
 
 Feature = Literal["activations", "relevances"]
 BASELINES = ("neuron", "nmf", "random")
 LENGTH_TOLERANCE = 1e-3
-Scaling = Literal["global", "centered", "max", "second_moment", "none"]
 
 
 class CavParams(Params):
@@ -71,6 +72,8 @@ class Cav:
         feature: what it is a direction of: pooled activations, or the layer's relevances as shares (summed over
             positions, divided by their absolute sum).
         scaling: of the features before the fit (see `fit_cav`); "none" for patterns, empty where it is not known.
+        strength: of the regularisation that was chosen, in units of the scaled features: the penalty of ridge and
+            lasso, 1 / C of logistic and svm, the shrinkage of lda; None for patterns, and where it is not known.
     """
 
     vector: Float[np.ndarray, " k"]
@@ -84,6 +87,7 @@ class Cav:
     n_artifact: int
     feature: Feature = "activations"
     scaling: Scaling | Literal[""] = ""
+    strength: float | None = None
 
     @property
     def name(self) -> str:
@@ -102,10 +106,14 @@ class Cavs:
     Attributes:
         items: the CAVs.
         model: fingerprint of the classifier in whose layers they live; empty where it is not known.
+        study: name of the study that they were fitted in; empty where it is not known.
+        seed: of the run that they were fitted in; None where it is not known.
     """
 
     items: tuple[Cav, ...] = ()
     model: str = ""
+    study: str = ""
+    seed: int | None = None
 
     def __iter__(self) -> Iterator[Cav]:
         return iter(self.items)
@@ -128,7 +136,7 @@ class Cavs:
 
 
 def fit_cav(
-    features: Float[np.ndarray, "n k"],
+    features: Table,
     artifact: Bool[np.ndarray, " n"],
     kind: str,
     layer: str,
@@ -143,8 +151,12 @@ def fit_cav(
     each feature a factor of its own, and the filter is divided by it afterwards, so that its score stays the same.
     Patterns have no strength and know no scaling.
 
+    Signal, mean, ridge and lda read the features block by block, so that memory does not grow with the number of
+    samples, but for ten scores a sample; the other kinds hold all of them in float64, and so do ridge and lda where
+    there are fewer samples than features.
+
     Args:
-        features: pooled activations, or relevances as shares (N,K).
+        features: pooled activations, or relevances as shares (N,K), in memory or in a store.
         artifact: whether a sample carries the artifact (N,).
         kind: a name of `CAV_KINDS`: signal, mean, median [Pahde2022], ridge, lasso, logistic, svm [Kim2018] or lda.
         layer: module path of the layer, kept with the CAV.
@@ -156,56 +168,58 @@ def fit_cav(
     Raises:
         InputError: fewer than two samples with or without the artifact, features that are not finite or do not vary.
     """
-    x = np.asarray(features, np.float64)
-    _check_fit(x, artifact, layer)
-    centre, scale = _scaling(x, "global" if kind in PATTERNS else scaling)
-    direction, offset = CAV_KINDS[kind]((x - centre) / scale, artifact)
-    offset -= float(direction @ (centre / scale))
-    direction = direction / scale
-    length = float(np.linalg.norm(direction))
-    if not (length > 0 and np.isfinite(length)):
-        raise InputError(f"The features of layer '{layer}' must differ between samples with and without the artifact.")
-    vector = direction / length
-    projected = x @ vector
-    return Cav(
-        vector=vector.astype(np.float32),
-        intercept=float(offset / length),
-        kind=kind,
-        layer=layer,
-        pool=pool,
-        mean_clean=float(projected[~artifact].mean()),
-        mean_artifact=float(projected[artifact].mean()),
-        n_clean=int((~artifact).sum()),
-        n_artifact=int(artifact.sum()),
-        feature=feature,
-        scaling="none" if kind in PATTERNS else scaling,
-    )
+    return fit_kinds(features, artifact, (kind,), layer, pool, scaling, feature)[0]
 
 
-def _check_fit(x: np.ndarray, artifact: np.ndarray, layer: str) -> None:
+def fit_kinds(
+    features: Table,
+    artifact: Bool[np.ndarray, " n"],
+    kinds: Sequence[str],
+    layer: str,
+    pool: str = "max",
+    scaling: Scaling = "global",
+    feature: Feature = "activations",
+) -> list[Cav]:
+    """`fit_cav` for several kinds, which share what one pass over the features gives."""
     n_artifact, n_clean = int(artifact.sum()), int((~artifact).sum())
     if min(n_artifact, n_clean) < 2:
         raise InputError(
             f"The artifact parameter of fit_cav must be at least 2 samples with and 2 without the artifact. "
             f"Got {n_artifact} and {n_clean} instead. Review more samples."
         )
-    if not np.isfinite(x).all():
+    plain = Labelled(features, artifact, layer)
+    scaled = plain if set(kinds) <= set(PATTERNS) else plain.scaled(scaling)
+    found = []
+    for kind in kinds:
+        pattern = kind in PATTERNS
+        cav = _fitted(plain if pattern else scaled, kind, plain.spread)
+        found.append(replace(cav, pool=pool, feature=feature, scaling="none" if pattern else scaling))
+    return found
+
+
+def _fitted(samples: Labelled, kind: str, stored: Sides) -> Cav:
+    """One CAV for features as they are stored, whose means are `stored`, from samples that may be scaled."""
+    direction, offset, strength = CAV_KINDS[kind](samples)
+    direction = direction / samples.scale
+    offset -= float(np.sum(direction * samples.centre))
+    length = float(np.linalg.norm(direction))
+    if not (length > 0 and np.isfinite(length)):
         raise InputError(
-            f"The features parameter of fit_cav must be finite. Got {int((~np.isfinite(x)).sum())} other values in "
-            f"layer '{layer}' instead: check the classifier's training."
+            f"The features of layer '{samples.layer}' must differ between samples with and without the artifact."
         )
-
-
-def _scaling(x: np.ndarray, scaling: Scaling) -> tuple[np.ndarray, np.ndarray]:
-    """What is subtracted from the features (K,), and what they are divided by (K,)."""
-    k = x.shape[1]
-    centre = x.mean(0) if scaling in ("global", "centered") else np.zeros(k)
-    scale = {
-        "global": lambda: np.full(k, np.sqrt(np.mean((x - centre) ** 2))),
-        "max": lambda: np.abs(x).max(0),
-        "second_moment": lambda: np.sqrt(np.mean(x**2, axis=0)),
-    }.get(scaling, lambda: np.ones(k))()
-    return centre, np.where(scale > 0, scale, 1.0)
+    vector = direction / length
+    return Cav(
+        vector=vector.astype(np.float32),
+        intercept=float(offset / length),
+        kind=kind,
+        layer=samples.layer,
+        pool="",
+        mean_clean=float(vector @ stored.clean.mean),
+        mean_artifact=float(vector @ stored.artifact.mean),
+        n_clean=stored.clean.size,
+        n_artifact=stored.artifact.size,
+        strength=strength,
+    )
 
 
 def given_cavs(path: Path, model: str, sizes: Mapping[str, int]) -> Cavs:
@@ -262,16 +276,17 @@ def _check_given(cav: Cav, file: str) -> None:
 
 
 def save_cavs(path: Path, cavs: Cavs) -> None:
-    """Write CAVs as one safetensors file; everything but the vectors is JSON in its metadata."""
+    """Write CAVs as one safetensors file; everything but the vectors is text or JSON in its metadata."""
     records = [{key: value for key, value in asdict(cav).items() if key != "vector"} for cav in cavs]
     vectors = {f"cav_{i}": cav.vector for i, cav in enumerate(cavs)}
-    save_file(vectors, path, metadata={"cavs": json.dumps(records), "model": cavs.model})
+    about = {"cavs": json.dumps(records), "model": cavs.model, "study": cavs.study, "seed": json.dumps(cavs.seed)}
+    save_file(vectors, path, metadata=about)
 
 
 def load_cavs(path: Path) -> Cavs:
-    """Read what `save_cavs` wrote."""
+    """Read what `save_cavs` wrote; what older files do not say is not known."""
     with safe_open(path, framework="numpy") as file:
         about = file.metadata()
         records = json.loads(about["cavs"])
         items = tuple(Cav(vector=file.get_tensor(f"cav_{i}"), **record) for i, record in enumerate(records))
-        return Cavs(items, about.get("model", ""))
+        return Cavs(items, about.get("model", ""), about.get("study", ""), json.loads(about.get("seed", "null")))

@@ -3,6 +3,8 @@
 import numpy as np
 from jaxtyping import Bool, Float
 
+from xai_robustness.concepts.moments import solve_positive
+
 MOST_STEPS, MOST_HALVINGS = 60, 30
 
 
@@ -14,7 +16,7 @@ def svm_path(
     Minimises (|v|^2 + b^2) / 2 + sum_i c_i max(0, 1 - y_i (x_i . v + b))^2 with c_i = n / (2 n_class strength): the
     problem of scikit-learn's LinearSVC with balanced classes and C = 1 / strength. The loss is quadratic while the
     samples inside the margin stay the same, so that a Newton step is a ridge regression on these samples, and the
-    optimum is exact once they no longer change [Keerthi2005]. Features beyond the span of the samples get weight 0.
+    optimum is exact once they no longer change [Keerthi2005].
 
     Args:
         x: features.
@@ -25,38 +27,43 @@ def svm_path(
         Coefficients (S,K) and intercepts (S,).
     """
     z = np.concatenate([np.asarray(x, np.float64), np.ones((len(x), 1))], 1)
-    basis = np.linalg.qr(z.T)[0] if len(z) < z.shape[1] else None
-    z = z if basis is None else z @ basis
+    gram = z @ z.T if len(z) <= z.shape[1] else None
     y = np.where(artifact, 1.0, -1.0)
     balanced = len(y) / (2 * np.where(artifact, artifact.sum(), (~artifact).sum()))
     w, found = np.zeros(z.shape[1]), []
     for strength in strengths:
-        w = _newton(z, y, balanced / strength, w)
-        found.append(w if basis is None else basis @ w)
+        w = _newton(z, gram, y, balanced / strength, w)
+        found.append(w)
     solutions = np.stack(found)
     return solutions[:, :-1], solutions[:, -1]
 
 
-def _newton(z: np.ndarray, y: np.ndarray, c: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """The minimum of |w|^2 / 2 + sum_i c_i max(0, 1 - y_i z_i . w)^2, from a start `w`."""
+def _newton(z: np.ndarray, gram: np.ndarray | None, y: np.ndarray, c: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """The minimum of |w|^2 / 2 + sum_i c_i max(0, 1 - y_i z_i . w)^2, from a start `w`.
+
+    `gram` holds the products of all samples with each other where they are fewer than the features.
+    """
     slack = 1 - y * (z @ w)
     for _ in range(MOST_STEPS):
-        active = slack > 0
-        step = _ridge(z[active], y[active], 2 * c[active]) - w
+        active = np.flatnonzero(slack > 0)
+        products = None if gram is None else gram[np.ix_(active, active)]
+        step = _ridge(z[active], products, y[active], 2 * c[active]) - w
         move = -y * (z @ step)
         length = _damping(w, step, slack, move, c)
         w, slack = w + length * step, slack + length * move
-        if length == 0 or (length == 1 and np.array_equal(slack > 0, active)):
+        if length == 0 or (length == 1 and np.array_equal(np.flatnonzero(slack > 0), active)):
             break
     return w
 
 
-def _ridge(z: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """(I + Z' W Z)^-1 Z' W y, solved in the smaller of both dimensions."""
+def _ridge(z: np.ndarray, products: np.ndarray | None, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(I + Z' W Z)^-1 Z' W y, solved in the smaller of both dimensions; `products` is Z Z' where it is known."""
     if len(z) < z.shape[1]:
-        return z.T @ np.linalg.solve(z @ z.T + np.diag(1 / weights), y)
-    weighted = z * weights[:, None]
-    return np.linalg.solve(z.T @ weighted + np.eye(z.shape[1]), weighted.T @ y)
+        products = z @ z.T if products is None else products
+        return np.asarray(z.T @ solve_positive(products + np.diag(1 / weights), y))
+    root = np.sqrt(weights)
+    weighted = z * root[:, None]
+    return solve_positive(weighted.T @ weighted + np.eye(z.shape[1]), weighted.T @ (root * y))
 
 
 def _damping(w: np.ndarray, step: np.ndarray, slack: np.ndarray, move: np.ndarray, c: np.ndarray) -> float:

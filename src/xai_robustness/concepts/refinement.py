@@ -10,7 +10,8 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field
 
 from xai_robustness.concepts.cav import fit_cav
-from xai_robustness.concepts.directions import mean_direction, stratified_folds
+from xai_robustness.concepts.directions import mean_direction
+from xai_robustness.concepts.labelled import Labelled, stratified_folds
 from xai_robustness.concepts.separability import separation
 from xai_robustness.metrics.ranking import average_precision
 from xai_robustness.randomness import numpy_rng
@@ -105,7 +106,7 @@ def out_of_fold(features: Float[np.ndarray, "n k"], artifact: Bool[np.ndarray, "
     few = min(artifact.sum(), (~artifact).sum()) < 3
     for train, test in stratified_folds(artifact).split(x, artifact):
         if few:
-            direction, offset = mean_direction(x[train], artifact[train])
+            direction, offset, _ = mean_direction(Labelled(x[train], artifact[train], layer))
             scores[test] = (x[test] @ direction + offset) / (np.linalg.norm(direction) or 1.0)
         else:
             scores[test] = fit_cav(x[train], artifact[train], "ridge", layer).scores(x[test])

@@ -1,16 +1,20 @@
 """Sample retrieval: CAVs from artifact labels, bias scores, and how well they find the samples with the artifact."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from xai_robustness.concepts.baselines import Baseline
-from xai_robustness.concepts.cav import BASELINES, CavParams, Cavs, Feature, fit_cav, given_cavs
+from xai_robustness.concepts.cav import BASELINES, Cav, CavParams, Cavs, Feature, fit_kinds, given_cavs
+from xai_robustness.concepts.labelled import blocks
 from xai_robustness.concepts.samples import LatentsReader, rows_of, sample_table
 from xai_robustness.concepts.separability import latent_features
+from xai_robustness.datasets.base import take
 from xai_robustness.metrics.bootstrap import N_BOOT, Resamples, bootstrap
 from xai_robustness.metrics.ranking import Ranking
 from xai_robustness.types import METRIC_COLUMNS, InputError
@@ -25,53 +29,91 @@ def suspect_classes(artifact_labels: pd.DataFrame) -> list[int]:
     return [int(c) for c in np.unique(train.loc[train["artifact"].astype(bool), "class"]) if c not in assumed]
 
 
-def fit_cavs(latents: LatentsReader, artifact_labels: pd.DataFrame, params: CavParams) -> Cavs:
+def fit_cavs(
+    latents: LatentsReader, artifact_labels: pd.DataFrame, params: CavParams, study: str = "", seed: int | None = None
+) -> Cavs:
     """Fit every kind of CAV in every layer on the train samples of the classes with a confirmed artifact.
 
     Classes without one join as clean samples only where a class carries the artifact throughout. Where CAVs are given,
-    they are checked against the classifier and used instead.
+    they are checked against the classifier and used instead. The store is read block by block (see `fit_cav`).
 
     Args:
         latents: of the biased train split.
         artifact_labels: of `review.refine_labels`.
         params: see `CavParams`.
+        study: its name, kept with the CAVs.
+        seed: of the run, kept with the CAVs.
 
     Returns:
         The CAVs; empty where nothing was confirmed or fewer than two samples carry the artifact.
     """
     layers = params.layers or latents.layers
     if params.given is not None:
-        sizes = {layer: latents.activations("train", layer, params.pool).shape[1] for layer in latents.layers}
+        sizes = {layer: features_of(latents, "train", layer, params.pool).shape[1] for layer in latents.layers}
         return given_cavs(Path(params.given), latents.model, sizes)
     train = artifact_labels[artifact_labels["split"] == "train"]
     scope = train[train["class"].isin(suspect_classes(artifact_labels))]
     scope = train if (~scope["artifact"]).sum() < 2 and len(scope) else scope
     if scope["artifact"].sum() < 2:
-        return Cavs(model=latents.model)
+        return Cavs((), latents.model, study, seed)
     rows, places = rows_of(latents.sample_ids("train"), scope["sample_id"].to_numpy())
     artifact = scope["artifact"].to_numpy(bool)[places]
     items = []
     for feature in params.features:
         for layer in layers:
-            x = features_of(latents, "train", layer, params.pool, feature)[rows]
-            items += [fit_cav(x, artifact, k, layer, params.pool, params.scaling, feature) for k in params.kinds]
-    return Cavs(tuple(items), latents.model)
+            x = features_of(latents, "train", layer, params.pool, feature, rows)
+            items += fit_kinds(x, artifact, params.kinds, layer, params.pool, params.scaling, feature)
+    return Cavs(tuple(items), latents.model, study, seed)
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """What a CAV is fitted on and scores, read from the store when sliced.
+
+    Attributes:
+        stored: pooled activations or relevances (N,K).
+        feature: relevances are read as shares.
+        rows: which samples (M,), ascending; None: all.
+    """
+
+    stored: Any
+    feature: Feature
+    rows: Int[np.ndarray, " m"] | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of samples and of features."""
+        n, k = self.stored.shape
+        return n if self.rows is None else len(self.rows), k
+
+    def __getitem__(self, part: slice) -> Float[np.ndarray, "n k"]:
+        x = take(self.stored, part if self.rows is None else self.rows[part])
+        return x if self.feature == "activations" else latent_features(x)
 
 
 def features_of(
-    latents: LatentsReader, split: str, layer: str, pool: str, feature: Feature
-) -> Float[np.ndarray, "n k"]:
-    """What a CAV is fitted on and scores: pooled activations, or relevances as shares; the same on both sides."""
-    if feature == "activations":
-        return latents.activations(split, layer, pool)
-    return latent_features(latents.relevances(split, layer, "sum"))
+    latents: LatentsReader,
+    split: str,
+    layer: str,
+    pool: str,
+    feature: Feature = "activations",
+    rows: Int[np.ndarray, " m"] | None = None,
+) -> Features:
+    """Pooled activations, or relevances as shares, of all samples of a split or of some; nothing is read yet."""
+    key = f"activations/{layer}/{pool}" if feature == "activations" else f"relevances/{layer}/sum"
+    return Features(latents.stored(split, key), feature, rows)
+
+
+def scores_of(cav: Cav, features: Features) -> Float[np.ndarray, " n"]:
+    """Bias scores of all samples, read block by block."""
+    return np.concatenate([cav.scores(x) for _, x in blocks(features)])
 
 
 def bias_scores(latents: LatentsReader, cavs: Cavs, splits: Iterable[str]) -> pd.DataFrame:
     """Bias scores of all samples: sample_id, split, class and a column `<layer>/<kind>` a CAV, positive = artifact."""
     tables = []
     for split in splits:
-        columns = {c.name: c.scores(features_of(latents, split, c.layer, c.pool, c.feature)) for c in cavs}
+        columns = {c.name: scores_of(c, features_of(latents, split, c.layer, c.pool, c.feature)) for c in cavs}
         tables.append(pd.concat([sample_table(latents, (split,)), pd.DataFrame(columns)], axis=1))
     return pd.concat(tables, ignore_index=True)
 
@@ -109,13 +151,13 @@ def retrieval_metrics(
     judged = _judged_splits(artifact_labels, truth)
     for layer, feature in dict.fromkeys((cav.layer, cav.feature) for cav in cavs):
         ours = [cav for cav in cavs if (cav.layer, cav.feature) == (layer, feature)]
-        train = features_of(latents, "train", layer, ours[0].pool, feature)
+        train = features_of(latents, "train", layer, ours[0].pool, feature)[:]
         chosen = {name: Baseline(name, train, seed, layer) for name in baselines}
         for split, said in judged:
             places, there = rows_of(latents.sample_ids(split), said["sample_id"].to_numpy())
             artifact = said["artifact"].to_numpy(bool)[there]
             seen = {
-                pool: np.asarray(features_of(latents, split, layer, pool, feature)[places], np.float64)
+                pool: np.asarray(features_of(latents, split, layer, pool, feature, places)[:], np.float64)
                 for pool in {cav.pool for cav in ours}
             }
             for cav in ours:

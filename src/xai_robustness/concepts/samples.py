@@ -1,7 +1,7 @@
 """What concept methods read of the latents: samples by split and class, rows by sample id."""
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -29,6 +29,10 @@ class LatentsReader(Protocol):
 
     def relevances(self, split: str, layer: str, pool: str) -> np.ndarray:
         """Pooled relevances (N,K)."""
+        ...
+
+    def stored(self, split: str, key: str) -> Any:
+        """`activations/<layer>/<pool>` or `relevances/<layer>/<pool>` (N,K), a NumPy or Zarr array read when sliced."""
         ...
 
     def heatmaps(self, split: str) -> np.ndarray:

@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Bool, Float
 from scipy import linalg
 
-from xai_robustness.concepts.directions import stratified_folds
+from xai_robustness.concepts.labelled import stratified_folds
 
 INPUT_SIDE = 28
 """Heatmaps are averaged down to at most this many pixels a side before they are compared."""

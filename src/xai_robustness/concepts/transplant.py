@@ -20,7 +20,8 @@ from scipy.ndimage import gaussian_filter
 from torch import nn
 
 from xai_robustness.attribution.lean import lean
-from xai_robustness.concepts.directions import balanced_weights, ridge_path
+from xai_robustness.concepts.directions import ridge_fit
+from xai_robustness.concepts.labelled import Labelled, balanced_weights
 from xai_robustness.concepts.samples import LatentsReader, rows_of
 from xai_robustness.concepts.suspicion import TransplantParams
 from xai_robustness.datasets.base import ImageSet
@@ -224,8 +225,9 @@ class _Probe:
         mean, spread = x.mean(0), x.std(0)
         spread = np.where(spread > 0, spread, 1.0)
         strength = RIDGE * balanced_weights(inside).sum()
-        weights, intercepts = ridge_path((x - mean) / spread, inside, np.array([strength]))
-        return cls(weights[0] / spread, float(intercepts[0] - mean @ (weights[0] / spread)))
+        found = ridge_fit(Labelled((x - mean) / spread, inside), strength)
+        weights = found.direction / spread
+        return cls(weights, float(found.offset - mean @ weights))
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         return np.asarray(x @ self.weights.astype(x.dtype) + self.intercept, np.float64)

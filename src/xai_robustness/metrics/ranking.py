@@ -127,6 +127,20 @@ def average_precision(scores: Float[np.ndarray, " n"], positive: Bool[np.ndarray
     return float(Ranking.of(scores, positive).average_precision(once(len(scores)))[0])
 
 
+def average_precisions(scores: Float[np.ndarray, "s n"], positive: Bool[np.ndarray, " n"]) -> Float[np.ndarray, " s"]:
+    """`average_precision` of several scores of the same samples, at once; at least one sample is positive."""
+    if np.isnan(scores).any():
+        raise InputError("The scores parameter of average_precisions must be free of NaN. Leave undefined samples out.")
+    order = np.argsort(-scores, axis=1, kind="stable")
+    ranked, hit = np.take_along_axis(scores, order, axis=1), positive[order]
+    last = np.ones(scores.shape, bool)
+    last[:, :-1] = ranked[:, 1:] != ranked[:, :-1]
+    place = np.where(last, np.arange(scores.shape[1]), scores.shape[1])
+    end = np.minimum.accumulate(place[:, ::-1], axis=1)[:, ::-1]  # last place of everyone's ties
+    found = np.take_along_axis(np.cumsum(hit, axis=1), end, axis=1)
+    return np.asarray((hit * found / (end + 1)).sum(axis=1) / positive.sum())
+
+
 def ranking_intervals(
     scores: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"], n_boot: int = N_BOOT, seed: int = 0
 ) -> dict[str, Interval]:

@@ -82,9 +82,11 @@ def measure_effort(
     return curves, label_effort(curves, effort.target, effort.max_labels), effort_figure(curves, effort.target)
 
 
-def fit_concept_vectors(artifact_labels: pd.DataFrame, latents: Latents, params: RetrievalParams) -> Cavs:
+def fit_concept_vectors(
+    artifact_labels: pd.DataFrame, latents: Latents, params: RetrievalParams, study: str, seed: int
+) -> Cavs:
     """Fit every kind of vector in every layer."""
-    return fit_cavs(latents, artifact_labels, params.cavs)
+    return fit_cavs(latents, artifact_labels, params.cavs, study, seed)
 
 
 def choose_vector(latents: Latents, cavs: Cavs, artifact_labels: pd.DataFrame, seed: int) -> dict[str, str]:

@@ -62,7 +62,7 @@ def create_pipeline() -> Pipeline:
             ),
             node(
                 fit_concept_vectors,
-                ["artifact_labels", "latents", "params:sample_retrieval"],
+                ["artifact_labels", "latents", "params:sample_retrieval", "params:study", "params:seed"],
                 "cavs",
                 name="fit_cavs",
             ),
