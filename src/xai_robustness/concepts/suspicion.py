@@ -51,9 +51,7 @@ class TransplantParams(Params):
     )
     area: float = Field(0.1, gt=0, lt=1, description="share of the pixels that is exchanged: the most relevant ones")
     distance: float = Field(
-        1.5,
-        gt=0,
-        description="standard deviations of the distance from its class that must travel, by a bound three standard errors below the share",
+        2.5, gt=0, description="standard deviations that must travel, by their lower bound, for a suspect to be flagged"
     )
     batch_size: Annotated[int, NEUTRAL] = Field(128, ge=1, description="images that go through the model at once")
 

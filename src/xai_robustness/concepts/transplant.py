@@ -7,21 +7,23 @@ has no artifact has none to give. Regions are exchanged as in counterfactual exp
 is a test, of a group of samples against the rest of its class.
 
 Every sample of a class exchanges its part once with a few others, and the layers are kept: that one pass serves every
-split of the class that is tried.
+split of the class that is tried. It also says what each sample's part does whatever image it lies in, its effect: in
+effects the images themselves are gone, and few carriers of a mark stand apart that hardly do among the images.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from scipy.linalg import cho_factor, cho_solve
 from scipy.ndimage import gaussian_filter
 from torch import nn
 
 from xai_robustness.attribution.lean import lean
-from xai_robustness.concepts.directions import ridge_fit
-from xai_robustness.concepts.labelled import Labelled, balanced_weights
+from xai_robustness.concepts.neurons import NeuronSet, neuron_sets
 from xai_robustness.concepts.samples import LatentsReader, rows_of
 from xai_robustness.concepts.suspicion import TransplantParams
 from xai_robustness.datasets.base import ImageSet
@@ -41,7 +43,11 @@ SMOOTHING = 1 / 28
 FOLDS = 5
 """Parts of a class, each told by a probe that was fitted without it; fewer in classes of less than 20 samples."""
 RIDGE = 0.3
-"""Strength of the ridge regression that tells the sides, for standardised activations and total weight 1."""
+"""Strength of the ridge regression that tells the sides, for standardised activations and weights of sum 1."""
+CUT = 2 * math.sqrt(2 / math.pi) / math.sqrt(1 - 2 / math.pi)
+"""Distance of the halves of a normal distribution, 2.65 standard deviations of theirs: where there is no gap at all."""
+AGREEING = 3
+"""Neurons that must tell an effect: one or two that speak for a few samples are found in any layer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +78,22 @@ class Travelled:
 
     inside: Bool[np.ndarray, " n"]
     share: float
+    distance: float
+
+
+@dataclass(frozen=True, eq=False)
+class Effect:
+    """Samples of a class whose parts do something to an image that the parts of the others do not.
+
+    Attributes:
+        layer: where it is seen.
+        neurons: those that tell it, over the samples of the class.
+        distance: how much farther the samples stand apart than the halves of a normal distribution, in standard
+            deviations.
+    """
+
+    layer: str
+    neurons: NeuronSet
     distance: float
 
 
@@ -113,6 +135,7 @@ class Transplants:
         self.donors, self.takers = np.concatenate(rounds), np.concatenate([np.roll(order, 1) for order in rounds])
         maps = latents.heatmaps("train")
         where = _image_rows(latents.sample_ids("train"), maps, images)[rows]
+        self._ridges: dict[str, list[_Ridge]] = {}
         self._exchange(maps[rows], where, model.to(device), images, params, device)
 
     def _exchange(
@@ -169,6 +192,38 @@ class Transplants:
             found.append(Travelled(side, share, share * split.distance))
         return found
 
+    def effects(self, layer: str) -> Float[np.ndarray, "n k"]:
+        """What the part of each sample does: the mean of what images gain by it and of what the sample loses with it.
+
+        In standard deviations of each neuron over the class; 0 where that is silent.
+        """
+        own, n = self.own[layer], len(self.fold)
+        both = (self.with_[layer] - own[self.takers] + own[self.donors] - self.without[layer]) / 2
+        total = np.zeros((n, both.shape[1]))
+        np.add.at(total, self.donors, both)
+        spread = own.std(0)
+        return total / np.bincount(self.donors, minlength=n)[:, None] / np.where(spread > 0, spread, np.inf)
+
+    def standing_out(self, min_size: int) -> Effect | None:
+        """The effect, of all layers, that stands apart most and whose samples let something travel (see `travelled`).
+
+        The second leaves out what both sides do to each other, such as the parts of brighter images to darker ones.
+
+        Args:
+            min_size: samples that have it, and that do not, at least.
+
+        Returns:
+            None where there is no such effect.
+        """
+        sets = [(one, layer) for layer in self.layers for one in neuron_sets(self.effects(layer), min_size, AGREEING)]
+        for one, layer in sorted(sets, key=lambda both: -both[0].statistic):
+            if not CUT < one.statistic < np.inf:
+                continue
+            found = self.travelled(Split(layer, one.inside, one.statistic))
+            if any(travelled.share > 0 and (travelled.inside == one.inside).all() for travelled in found):
+                return Effect(layer, one, one.statistic - CUT)
+        return None
+
     def told(self, split: Split) -> Float[np.ndarray, " n"]:
         """What a probe of the split's layer says of each sample of the class, fitted on the other folds."""
         probes, own = self._probes(split)
@@ -176,8 +231,13 @@ class Transplants:
 
     def _probes(self, split: Split) -> tuple[list["_Probe"], np.ndarray]:
         """Of each fold, fitted on the others; and the activations of the layer."""
-        own = self.own[split.view].astype(np.float64)
-        return [_Probe.fit(own[self.fold != f], split.inside[self.fold != f]) for f in np.unique(self.fold)], own
+        own, folds = self.own[split.view].astype(np.float64), np.unique(self.fold)
+        if split.view not in self._ridges:
+            self._ridges[split.view] = [_Ridge.of(own[self.fold != f]) for f in folds]
+        return [
+            ridge.probe(own[self.fold != f], split.inside[self.fold != f])
+            for f, ridge in zip(folds, self._ridges[split.view])
+        ], own
 
     def _way(self, side: np.ndarray, lost: np.ndarray, gained: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """By donor: what one side loses and the other gains, and what the other gains from its own kind."""
@@ -214,20 +274,42 @@ def most_relevant(heatmaps: Float[np.ndarray, "n h w"], area: float) -> Bool[np.
 
 
 @dataclass(frozen=True, eq=False)
+class _Ridge:
+    """Ridge regressions on the same samples, whose one decomposition serves every split of them.
+
+    Attributes:
+        mean: (K,).
+        spread: (K,), 1 where nothing varies.
+        factor: Cholesky factor of the regularised Gram matrix, of features or, where they are fewer, of samples.
+    """
+
+    mean: np.ndarray
+    spread: np.ndarray
+    factor: tuple[np.ndarray, bool]
+
+    @classmethod
+    def of(cls, x: np.ndarray) -> "_Ridge":
+        mean, spread = x.mean(0), x.std(0)
+        spread = np.where(spread > 0, spread, 1.0)
+        z = (x - mean) / spread
+        gram = z @ z.T if z.shape[0] < z.shape[1] else z.T @ z
+        return cls(mean, spread, cho_factor(gram + RIDGE * len(x) * np.eye(len(gram))))
+
+    def probe(self, x: np.ndarray, inside: np.ndarray) -> "_Probe":
+        """What tells a split of the samples x."""
+        y, z = inside - inside.mean(), (x - self.mean) / self.spread
+        inner = len(self.factor[0]) < z.shape[1]
+        solved = z.T @ cho_solve(self.factor, y) if inner else cho_solve(self.factor, z.T @ y)
+        weights = solved / self.spread
+        return _Probe(weights, float(inside.mean() - self.mean @ weights))
+
+
+@dataclass(frozen=True, eq=False)
 class _Probe:
-    """A ridge regression, on standardised activations, that tells the two sides of a split."""
+    """A linear function of activations that tells the two sides of a split."""
 
     weights: np.ndarray
     intercept: float
-
-    @classmethod
-    def fit(cls, x: np.ndarray, inside: np.ndarray) -> "_Probe":
-        mean, spread = x.mean(0), x.std(0)
-        spread = np.where(spread > 0, spread, 1.0)
-        strength = RIDGE * balanced_weights(inside).sum()
-        found = ridge_fit(Labelled((x - mean) / spread, inside), strength)
-        weights = found.direction / spread
-        return cls(weights, float(found.offset - mean @ weights))
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         return np.asarray(x @ self.weights.astype(x.dtype) + self.intercept, np.float64)

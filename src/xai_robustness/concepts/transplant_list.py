@@ -1,6 +1,7 @@
 """Transplants of the one list: which suspects of a class travel, and which neurons and samples carry what does."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -85,8 +86,9 @@ def transplant_all(
     Returns:
         The list with `transplant` (see `Travelled.distance`; undefined for what was not tried); flagged is what reaches
         `TransplantParams.distance`, which takes the place of the margin. A class where anything travels has one more
-        entry, `joined <class>`, with the largest distance (see `_joined`): an artifact in several places makes several
-        clusters. What travels comes first, the farther the earlier; the rest stays in its order.
+        entry, `joined <class>` (see `_joined`): an artifact in several places makes several clusters. Its `transplant`
+        is the largest of its class and how far the class's effects stand apart (`Effect.distance`). What travels comes
+        first, the farther the earlier; the rest stays in its order.
     """
     table, members, neurons = listed.suspects.copy(), [listed.members], [listed.neurons]
     layers = tuple(params.layers) or latents.layers
@@ -103,12 +105,12 @@ def transplant_all(
         found = [transplants.travelled(split) for split in tried]
         largest = np.array([max((one.distance for one in both), default=np.nan) for both in found])
         table.loc[own.index, "transplant"] = largest[: len(own)]
-        if np.nanmax(largest, initial=0.0) > 0:
-            best, name = int(np.nanargmax(largest)), f"joined {c}"
-            flat = [one for both in found for one in both]
-            carrying, samples = _joined(transplants, flat, name, int(c), latents, params)
-            row = {"kind": "joined", "name": name, "class": c, "view": tried[best].view, "size": len(samples)}
-            first.append(pd.DataFrame([row | {"statistic": tried[best].distance, "transplant": largest[best]}]))
+        evidence = _evidence(transplants, tried, found, params.min_size)
+        if evidence.distance > 0:
+            name = f"joined {c}"
+            carrying, samples = _joined(transplants, evidence, name, int(c), latents, params)
+            row = {"kind": "joined", "name": name, "class": c, "view": evidence.view, "size": len(samples)}
+            first.append(pd.DataFrame([row | {"statistic": evidence.statistic, "transplant": evidence.distance}]))
             members.append(samples)
             neurons.append(carrying)
     table = _stacked([*first, table]).reindex(columns=list(LIST_COLUMNS))
@@ -161,25 +163,53 @@ def _distinct(splits: Sequence[Split], known: Sequence[Split]) -> Iterator[Split
             yield split
 
 
+@dataclass(frozen=True, eq=False)
+class _Evidence:
+    """What says that something travels from samples of a class.
+
+    Attributes:
+        distance: standard deviations that travel, of the best split, and by which the effects stand apart.
+        view: layer of whichever of both is larger.
+        statistic: its distance of both sides.
+        count: (N,) how much it says of each sample.
+    """
+
+    distance: float
+    view: str
+    statistic: float
+    count: Float[np.ndarray, " n"]
+
+
+def _evidence(
+    transplants: Transplants, tried: Sequence[Split], found: Sequence[Sequence[Travelled]], min_size: int
+) -> _Evidence:
+    splits = [(one, split) for several, split in zip(found, tried) for one in several]
+    best = max(splits, key=lambda both: both[0].distance, default=None)
+    travels = max(0.0, best[0].distance) if best else 0.0
+    effect = transplants.standing_out(min_size)
+    if effect and effect.distance > travels:
+        inside = effect.neurons.inside.astype(float)
+        return _Evidence(travels + effect.distance, effect.layer, effect.neurons.statistic, inside)
+    if best is None or travels == 0:
+        return _Evidence(0.0, "", np.nan, np.zeros(len(transplants.fold)))
+    distance = travels + (effect.distance if effect else 0.0)
+    return _Evidence(distance, best[1].view, best[1].distance, _count([one for one, _ in splits]))
+
+
 def _joined(
-    transplants: Transplants,
-    found: Sequence[Travelled],
-    name: str,
-    c: int,
-    latents: LatentsReader,
-    params: RevealParams,
+    transplants: Transplants, evidence: _Evidence, name: str, c: int, latents: LatentsReader, params: RevealParams
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The neurons and the samples of a class that carry what travels (`NEURON_COLUMNS`, `LIST_MEMBER_COLUMNS`).
 
-    Each sample counts how much travels from it, over all splits; the `CARRYING` neurons that correlate most with that
-    count order the samples by their pooled activation, and split them. These are the purest carriers, not all of them:
-    so a probe of the first layer, where a mark looks alike whatever it lies on, learns from them who else carries it,
-    and the neurons that correlate most with what it says, out of fold, are named, and the samples that they split off.
+    The `CARRYING` neurons that correlate most with the evidence's count order the samples by their pooled activation,
+    and split them. These are the purest carriers, not all of them: so a probe of the first layer, where a mark looks
+    alike whatever it lies on, learns from them who else carries it, and the neurons that correlate most with what it
+    says, out of fold, are named, and the samples that they split off.
     """
     own = transplants.own
-    purest = _carrying(own, _count(found), name, c)
+    purest = _carrying(own, evidence.count, name, c)
     inside, _ = best_split(pooled_activation(own, purest, name), params.min_size)
-    told = transplants.told(Split(transplants.layers[0], inside, np.nan)) if inside.any() else _count(found)
+    told = transplants.told(Split(transplants.layers[0], inside, np.nan)) if inside.any() else evidence.count
     carrying = _carrying(own, told, name, c)
     return carrying, _split_by(carrying, latents, c, params.min_size)
 
