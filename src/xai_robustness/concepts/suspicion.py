@@ -47,7 +47,7 @@ class TransplantParams(Params):
     """How much of each image is exchanged, and how much must travel with it (see `transplant`)."""
 
     partners: int = Field(
-        4, ge=0, le=100, description="samples of its class to which each gives a part; 0: no transplants"
+        8, ge=0, le=100, description="samples of its class to which each gives a part; 0: no transplants"
     )
     area: float = Field(0.1, gt=0, lt=1, description="share of the pixels that is exchanged: the most relevant ones")
     distance: float = Field(

@@ -46,6 +46,8 @@ RIDGE = 0.3
 """Strength of the ridge regression that tells the sides, for standardised activations and weights of sum 1."""
 CUT = 2 * math.sqrt(2 / math.pi) / math.sqrt(1 - 2 / math.pi)
 """Distance of the halves of a normal distribution, 2.65 standard deviations of theirs: where there is no gap at all."""
+TENTH = 0.1
+"""Share of a split's difference that must travel for its effect to count."""
 AGREEING = 3
 """Neurons that must tell an effect: one or two that speak for a few samples are found in any layer."""
 
@@ -205,9 +207,9 @@ class Transplants:
         return total / np.bincount(self.donors, minlength=n)[:, None] / np.where(spread > 0, spread, np.inf)
 
     def standing_out(self, min_size: int) -> Effect | None:
-        """The effect, of all layers, that stands apart most and whose samples let something travel (see `travelled`).
+        """The effect, of all layers, that stands apart most and from whose samples a tenth travels.
 
-        The second leaves out what both sides do to each other, such as the parts of brighter images to darker ones.
+        The second (see `travelled`) leaves out what both sides do to each other, such as the parts of brighter images to darker ones.
 
         Args:
             min_size: samples that have it, and that do not, at least.
@@ -220,7 +222,7 @@ class Transplants:
             if not CUT < one.statistic < np.inf:
                 continue
             found = self.travelled(Split(layer, one.inside, one.statistic))
-            if any(travelled.share > 0 and (travelled.inside == one.inside).all() for travelled in found):
+            if any(travelled.share >= TENTH and (travelled.inside == one.inside).all() for travelled in found):
                 return Effect(layer, one, one.statistic - CUT)
         return None
 
