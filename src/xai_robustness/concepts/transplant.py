@@ -209,7 +209,8 @@ class Transplants:
     def standing_out(self, min_size: int) -> Effect | None:
         """The effect, of all layers, that stands apart most and from whose samples a tenth travels.
 
-        The second (see `travelled`) leaves out what both sides do to each other, such as the parts of brighter images to darker ones.
+        The second (see `travelled`) leaves out what both sides do to each other, such as the parts of brighter images
+        to darker ones.
 
         Args:
             min_size: samples that have it, and that do not, at least.
