@@ -22,7 +22,6 @@ from xai_robustness.concepts.directions import (
     SHRINKAGES,
     STRENGTHS,
     lda_path,
-    ridge_fit,
     ridge_path,
 )
 from xai_robustness.concepts.labelled import Labelled, balanced_weights, stratified_folds
@@ -48,10 +47,11 @@ def standardised(x):
 def test_ridge_path_equals_scikit_learn_and_the_normal_equations_for_every_strength(shape):
     x, artifact = data(*shape, n_artifact=7)
     coefficients, intercepts = ridge_path(Labelled(x, artifact).both(), STRENGTHS)
+    inner, back = Labelled(x, artifact).in_span()
     for place in (0, 4, 9):  # one system, in the span of the samples, instead of a decomposition
-        alone = ridge_fit(Labelled(x, artifact), STRENGTHS[place])
-        np.testing.assert_allclose(alone.direction, coefficients[place], rtol=1e-6, atol=1e-8)
-        assert alone.offset == pytest.approx(intercepts[place], rel=1e-6) and alone.strength == STRENGTHS[place]
+        alone, offset = ridge_path(inner.both(), STRENGTHS[[place]])
+        np.testing.assert_allclose(back(alone[0]), coefficients[place], rtol=1e-6, atol=1e-8)
+        assert offset[0] == pytest.approx(intercepts[place], rel=1e-6)
     for strength, coefficient, intercept in zip(STRENGTHS, coefficients, intercepts):
         theirs = Ridge(strength, solver="svd").fit(x, np.where(artifact, 1, -1), balanced_weights(artifact))
         np.testing.assert_allclose(coefficient, theirs.coef_, rtol=1e-6, atol=1e-8)

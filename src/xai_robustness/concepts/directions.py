@@ -178,17 +178,6 @@ def lda_direction(samples: Labelled) -> Hyperplane:
     return _best_of(lambda without, s: lda_path(samples.sides(without), s, width), SHRINKAGES, samples)
 
 
-def ridge_fit(samples: Labelled, strength: float) -> Hyperplane:
-    """Class-balanced ridge regression of one strength on targets -1 and 1; see `ridge_path`."""
-
-    @within_span
-    def fit(inner: Labelled) -> Hyperplane:
-        coefficients, intercepts = ridge_path(inner.both(), np.array([strength]))
-        return Hyperplane(coefficients[0], float(intercepts[0]), strength)
-
-    return fit(samples)
-
-
 def _best_of(path: Path, strengths: Float[np.ndarray, " s"], samples: Labelled) -> Hyperplane:
     """The hyperplane of that strength of a path which separates held-out folds best."""
     planes = [path(fold, strengths) for fold in range(samples.fold.max() + 1)]
