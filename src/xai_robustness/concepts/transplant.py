@@ -35,7 +35,7 @@ from xai_robustness.randomness import numpy_rng
 from xai_robustness.types import InputError
 
 ERRORS = 3.0
-"""Standard errors below its mean at which a share's lower bound lies: 99.9 %, or 95 % of some forty that are tried."""
+"""Standard errors below its mean at which a share's lower bound lies: 99.9 % where means are normal."""
 TOLD = 0.9
 """AUROC, out of fold, at which activations tell the sides of a split; below it nothing can be seen to travel."""
 SMOOTHING = 1 / 28
@@ -90,13 +90,15 @@ class Effect:
     Attributes:
         layer: where it is seen.
         neurons: those that tell it, over the samples of the class.
-        distance: how much farther the samples stand apart than the halves of a normal distribution, in standard
-            deviations.
     """
 
     layer: str
     neurons: NeuronSet
-    distance: float
+
+    @property
+    def distance(self) -> float:
+        """How much farther the samples stand apart than the halves of a normal distribution, in deviations."""
+        return self.neurons.statistic - CUT
 
 
 class Transplants:
@@ -224,7 +226,7 @@ class Transplants:
                 continue
             found = self.travelled(Split(layer, one.inside, one.statistic))
             if any(travelled.share >= TENTH and (travelled.inside == one.inside).all() for travelled in found):
-                return Effect(layer, one, one.statistic - CUT)
+                return Effect(layer, one)
         return None
 
     def told(self, split: Split) -> Float[np.ndarray, " n"]:
@@ -300,9 +302,13 @@ class _Ridge:
 
     def probe(self, x: np.ndarray, inside: np.ndarray) -> "_Probe":
         """What tells a split of the samples x."""
-        y, z = inside - inside.mean(), (x - self.mean) / self.spread
-        inner = len(self.factor[0]) < z.shape[1]
-        solved = z.T @ cho_solve(self.factor, y) if inner else cho_solve(self.factor, z.T @ y)
+
+        def standardised(a: np.ndarray) -> np.ndarray:
+            """The product of the transposed standardised samples with a (N,)."""
+            return np.asarray((x.T @ a - self.mean * a.sum()) / self.spread)
+
+        y, inner = inside - inside.mean(), len(self.factor[0]) < x.shape[1]
+        solved = standardised(cho_solve(self.factor, y)) if inner else cho_solve(self.factor, standardised(y))
         weights = solved / self.spread
         return _Probe(weights, float(inside.mean() - self.mean @ weights))
 
