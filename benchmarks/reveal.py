@@ -54,6 +54,7 @@ def judge(cell: Cell, folder: Path, device: str) -> dict[str, object]:
         found[f"all/top_hit_by_{kind}"] = any(is_hit(row, listed, latents, truth) for _, row in alone.iterrows())
     associations = label_associations(image_properties(iter([images.images])), images.labels)
     found["properties_flagged"] = sorted(set(associations.loc[associations["flagged"], "property"]))
+    listed.members.to_csv(folder / "members.csv", index=False)
     table.to_csv(folder / "list.csv", index=False)
     kept.write_text(json.dumps(found), encoding="utf-8")
     return found

@@ -1,19 +1,24 @@
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.covariance import shrunk_covariance
 from sklearn.metrics import average_precision_score
 
 from xai_robustness.concepts.answers import read_review
 from xai_robustness.concepts.refinement import (
     CURVE_COLUMNS,
     EffortParams,
+    Known,
     Refiner,
+    Whitening,
     _seeds,
     effort_curves,
     label_curve,
     label_effort,
+    suspect_rows,
 )
 from xai_robustness.concepts.review import PROPOSAL_COLUMNS, ReviewParams, propose_samples, refine_labels
+from xai_robustness.concepts.suspicion import LIST_COLUMNS, LIST_MEMBER_COLUMNS
 from xai_robustness.types import InputError
 
 PARAMS = EffortParams(repeats=2, n_seeds=2, batch=3, max_labels=20)
@@ -26,6 +31,58 @@ def data(n=120, n_artifact=20, seed=0, gap=3.0):
     noise, clear = rng.normal(size=(n, 6)), rng.normal(size=(n, 8))
     clear[artifact, :3] += gap
     return {"noise": noise, "clear": clear}, artifact
+
+
+def test_means_of_whitened_features_differ_along_the_discriminant_of_the_shrunk_covariance(monkeypatch):
+    monkeypatch.setattr("xai_robustness.concepts.labelled.BLOCK", 35)
+    rng = np.random.default_rng(0)
+    x, some = rng.normal(size=(50, 5)) @ rng.normal(size=(5, 5)) + 3, np.arange(50) % 3 == 0
+    white = Whitening.of(x)(x)
+    shrunk = shrunk_covariance(np.cov(x.T, bias=True), 0.5)
+    np.testing.assert_allclose(white.mean(0), 0, atol=1e-12)
+    np.testing.assert_allclose(white @ white.T, (x - x.mean(0)) @ np.linalg.solve(shrunk, (x - x.mean(0)).T))
+    direction = np.linalg.solve(shrunk, x[some].mean(0) - x[~some].mean(0))
+    along = white @ (white[some].mean(0) - white[~some].mean(0))
+    np.testing.assert_allclose(along, (x - x.mean(0)) @ direction)
+
+
+def test_constant_features_stay_and_features_that_are_not_finite_are_named():
+    assert not Whitening.of(np.ones((4, 3)))(np.ones((4, 3))).any()
+    with pytest.raises(InputError, match="finite"):
+        Whitening.of(np.array([[1.0, np.nan], [0.0, 1.0]]))
+
+
+def test_of_a_class_the_first_suspect_that_labels_confirm_stands_for_its_members():
+    features, artifact = data(n=240, n_artifact=40, gap=1.0)
+    carriers, clean = np.flatnonzero(artifact), np.flatnonzero(~artifact)
+    labels = {int(carriers[0]): True, int(carriers[1]): True, int(clean[0]): False, int(clean[1]): False}
+    wrong, right = np.array([*clean[:30], carriers[0]]), np.array([*carriers[:25], clean[0]])
+    own = [wrong, right, clean[40:]]
+    alone, told = Refiner(features, labels).scorer(), Refiner(features, labels, [own]).scorer()
+    assert average_precision_score(artifact, told(features)) > average_precision_score(artifact, alone(features)) + 0.1
+    misled = Refiner(features, labels, [[wrong, clean[40:]]]).scorer()
+    np.testing.assert_array_equal(misled(features), alone(features))
+    refiner = Refiner(features, labels, [own])
+    counted, weight = refiner._sides()
+    assert counted[right[:-1]].all() and not counted[clean].any() and not counted[carriers[25:]].any()
+    assert (weight[list(labels)] == 1).all() and set(np.delete(weight, list(labels))) == {0.2}
+
+
+def test_a_label_outweighs_what_a_suspect_says():
+    features, artifact = data(n=60, n_artifact=20, gap=4.0)
+    labels = {int(row): bool(artifact[row]) for row in range(60)}
+    all_known, no_suspect = Refiner(features, labels, [[np.flatnonzero(artifact)[:5]]]), Refiner(features, labels)
+    np.testing.assert_allclose(all_known.scorer()(features), no_suspect.scorer()(features), atol=1e-12)
+
+
+def test_suspects_come_as_rows_of_their_class():
+    suspects = pd.DataFrame(
+        {"place": [2, 1, 3, 4], "name": list("abcd"), "class": [0, 1, 1, 0], "kind": ["joined", "cluster"] * 2}
+    )
+    suspects.loc[3, "kind"] = "sample"
+    members = pd.DataFrame({"name": [*"aabbbcd"], "sample_id": [11, 17, 12, 99, 13, 13, 14]})
+    first, second = suspect_rows(suspects, members, np.array([17, 11, 13, 12, 14]))
+    assert [rows.tolist() for rows in first] == [[3, 2], [2]] and [rows.tolist() for rows in second] == [[1, 0]]
 
 
 def test_scores_come_from_the_layer_that_tells_the_labels_apart():
@@ -88,7 +145,8 @@ def test_a_curve_counts_what_was_looked_at_and_ends_at_the_budget():
     test_features, test_artifact = data(seed=1)
     rng = np.random.default_rng(0)
     seeds = np.flatnonzero(artifact)[:2].tolist()
-    curve = label_curve(features, artifact, seeds, test_features, test_artifact, PARAMS, "highest", rng)
+    test = Known(test_features, test_artifact)
+    curve = label_curve(Refiner(features), artifact, seeds, test, PARAMS, "highest", rng)
     assert curve["labels"].tolist() == [2, 5, 8, 11, 14, 17, 20]
     assert curve["found"].iloc[0] == 2 and curve["found"].is_monotonic_increasing
     np.testing.assert_allclose(curve["recall"], curve["found"] / 20)
@@ -98,9 +156,9 @@ def test_a_curve_counts_what_was_looked_at_and_ends_at_the_budget():
 def test_looking_at_suspects_needs_fewer_labels_than_looking_at_random():
     features, artifact = data(n=240, n_artifact=16)
     test_features, test_artifact = data(n=240, n_artifact=16, seed=1)
-    order = np.argsort(~artifact, kind="stable")
+    suspects = [np.flatnonzero(artifact)]
     params = EffortParams(repeats=2, n_seeds=3, batch=6, max_labels=33, strategies=("mixed",), target=0.8)
-    curves = effort_curves(features, artifact, order, test_features, test_artifact, params, seed=0)
+    curves = effort_curves(features, artifact, suspects, Known(test_features, test_artifact), params, seed=0)
     assert list(curves.columns) == list(CURVE_COLUMNS)
     effort = label_effort(curves, 0.8, 33).set_index("strategy")
     assert effort.loc["mixed", "reached"] == 2
@@ -117,7 +175,7 @@ def test_a_repeat_that_never_reaches_the_target_counts_with_all_its_labels():
 def test_effort_needs_test_samples_of_both_kinds():
     features, artifact = data()
     with pytest.raises(InputError, match="with and without"):
-        effort_curves(features, artifact, [0], features, np.zeros(120, bool), PARAMS, seed=0)
+        effort_curves(features, artifact, [], Known(features, np.zeros(120, bool)), PARAMS, seed=0)
 
 
 def labels_of(latents, n_seen=12):
@@ -140,7 +198,8 @@ def test_every_strategy_labels_the_rest_well_and_keeps_the_budget(latents, strat
 def test_a_person_gets_a_table_to_edit_that_can_be_read_back(latents, tmp_path):
     params = ReviewParams(budget=12, strategy="highest")
     labels = refine_labels(labels_of(latents), latents, params, None, seed=0)
-    proposed = propose_samples(labels, latents, params, count=10)
+    none = [pd.DataFrame(columns=list(columns)) for columns in (LIST_COLUMNS, LIST_MEMBER_COLUMNS)]
+    proposed = propose_samples(labels, *none, latents, params, count=10)
     assert list(proposed.columns) == list(PROPOSAL_COLUMNS) and len(proposed) == 10
     assert (proposed["class"] == 0).all() and proposed["score"].is_monotonic_decreasing
     reviewed = labels.loc[labels["source"] == "reviewed", "sample_id"]
@@ -150,7 +209,7 @@ def test_a_person_gets_a_table_to_edit_that_can_be_read_back(latents, tmp_path):
     said = read_review(tmp_path / "mine.csv")
     assert said["artifact"].tolist() == [True, False, True]
     assert said["sample_id"].tolist() == proposed["sample_id"].iloc[[0, 1, 3]].tolist()
-    assert propose_samples(labels.assign(artifact=False), latents, params).empty
+    assert propose_samples(labels.assign(artifact=False), *none, latents, params).empty
 
 
 def test_repeats_start_from_suspects_and_from_others():

@@ -183,9 +183,10 @@ def test_a_second_round_adds_to_the_first(latents, tmp_path):
 
     def labels_from(*paths):
         params = ReviewParams(reviewer="csv", csv=[str(path) for path in paths])
-        labels = refine_labels(review(latents, params)[2], latents, params, None, seed=0)
+        listed, members, reviewed = review(latents, params)
+        labels = refine_labels(reviewed, latents, params, None, seed=0)
         seen = labels.loc[labels["source"] == "reviewed"].set_index("sample_id")["artifact"]
-        return seen, propose_samples(labels, latents, params, count=10)
+        return seen, propose_samples(labels, listed, members, latents, params, count=10)
 
     _, proposed = labels_from(first)
     filled = proposed.assign(artifact=truth[proposed["sample_id"]].to_list())

@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 from pydantic import Field
+from scipy import linalg
 
-from xai_robustness.concepts.cav import fit_cav
-from xai_robustness.concepts.directions import mean_direction
-from xai_robustness.concepts.labelled import Labelled, stratified_folds
+from xai_robustness.concepts.labelled import Table, blocks, stratified_folds
+from xai_robustness.concepts.moments import Moments
+from xai_robustness.concepts.samples import LatentsReader
 from xai_robustness.concepts.separability import separation
-from xai_robustness.metrics.ranking import average_precision
+from xai_robustness.metrics.ranking import Ranking, average_precision
 from xai_robustness.randomness import numpy_rng
 from xai_robustness.types import InputError, Params
 
@@ -21,6 +22,8 @@ Strategy = Literal["highest", "uncertain", "mixed"]
 CURVE_COLUMNS = ("strategy", "repeat", "labels", "found", "recall", "average_precision")
 EFFORT_COLUMNS = ("strategy", "repeats", "reached", "labels_mean", "labels_low", "labels_high", "most_labels")
 RANDOM = "random"
+LOOKED_AT = 5.0
+"""Samples that nobody looked at which one that was looked at outweighs."""
 
 
 class EffortParams(Params):
@@ -34,20 +37,65 @@ class EffortParams(Params):
     target: float = Field(0.9, gt=0, le=1, description="average precision on test samples that counts as reached")
 
 
-@dataclass
-class Refiner:
-    """Scores of all samples from the labels so far, by a ridge CAV in the layer that tells them apart best out of fold.
+@dataclass(frozen=True, eq=False)
+class Whitening:
+    """Takes features to coordinates in which their covariance, shrunk halfway to a multiple of the identity, is one.
 
-    With fewer than two labels of a sample without the artifact the unlabelled ones stand for that side. A single label
-    of one that carries it cannot be held out: then the last layer is used. Without any there is nothing to score by.
+    There the difference of two means is Fisher's discriminant with that covariance. It comes from all samples, labelled
+    or not and of every class, so that few labels have to tell two means apart and nothing else, and what differs
+    between the classes counts little [Friedman1989].
 
     Attributes:
-        features: layer -> pooled activations (N,K) of all samples.
+        mean: of the features, float64 (K,).
+        factor: lower Cholesky factor of the shrunk covariance, float64 (K,K).
+    """
+
+    mean: Float[np.ndarray, " k"]
+    factor: Float[np.ndarray, "k k"]
+
+    @classmethod
+    def of(cls, features: Table) -> "Whitening":
+        """Of all samples of a layer, read block by block; InputError where one is not finite."""
+        every = Moments.joined([Moments.of(x) for _, x in blocks(features)])
+        if not np.isfinite(every.scatter).all():
+            raise InputError(
+                "The features parameter of Whitening.of must be finite. Got other values instead: check the "
+                "classifier's training."
+            )
+        covariance = every.scatter / every.size
+        middle = np.trace(covariance) / len(covariance) or 1.0
+        return cls(every.mean, linalg.cholesky((covariance + middle * np.eye(len(covariance))) / 2, lower=True))
+
+    def __call__(self, features: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
+        """Features (N,K) of the layer in these coordinates, float64."""
+        centred = np.asarray(features, np.float64) - self.mean
+        return linalg.solve_triangular(self.factor, centred.T, lower=True).T
+
+
+def whitenings(latents: LatentsReader) -> dict[str, Whitening]:
+    """Layer -> `Whitening` of the maximal activations of all train samples."""
+    return {layer: Whitening.of(latents.stored("train", f"activations/{layer}/max")) for layer in latents.layers}
+
+
+@dataclass
+class Refiner:
+    """Scores of all samples from the labels so far, by a discriminant in the layer that tells them apart best.
+
+    The direction is the difference of the means of whitened features. Of each class the first suspect of which half of
+    the samples that were looked at carry the artifact is believed: its other members count as carriers and all other
+    samples as clean, each a fifth of one that was looked at. Without such a suspect the labels count alone; with fewer
+    than two of a clean sample the unlabelled ones stand for that side. Layers are compared out of fold; a single sample
+    cannot be held out: then the last layer is used. Without a carrier there is nothing to score by.
+
+    Attributes:
+        features: layer -> whitened features (N,K) of all samples.
         labels: row -> whether it carries the artifact.
+        suspects: by class, the rows of the members of its suspects, the most suspicious first.
     """
 
     features: Mapping[str, Float[np.ndarray, "n k"]]
     labels: dict[int, bool] = field(default_factory=dict)
+    suspects: Sequence[Sequence[Int[np.ndarray, " m"]]] = ()
 
     @property
     def size(self) -> int:
@@ -55,35 +103,43 @@ class Refiner:
         return len(next(iter(self.features.values())))
 
     def scorer(self) -> Callable[[Mapping[str, np.ndarray]], np.ndarray] | None:
-        """Features by layer -> scores, positive where the artifact is expected; None without a positive label."""
-        rows, artifact = self._fit_rows()
-        if artifact is None:
+        """Whitened features by layer -> scores, positive where the artifact is expected; None without a carrier."""
+        artifact, weight = self._sides()
+        rows = np.flatnonzero(weight)
+        artifact, weight = artifact[rows], weight[rows]
+        if not artifact.any() or artifact.all():
             return None
         best = None
-        layers = list(self.features)
-        for layer in layers if sum(self.labels.values()) > 1 else layers[-1:]:
-            scores = out_of_fold(self.features[layer][rows], artifact, layer)
-            reached = (round(average_precision(scores, artifact), 9), separation(scores, artifact))
+        several = min(artifact.sum(), (~artifact).sum()) > 1
+        for layer in list(self.features) if several else [*self.features][-1:]:
+            x = self.features[layer][rows]
+            scores = held_out(x, artifact, weight) if several else x @ _direction(x, artifact, weight)
+            precision = float(Ranking.of(scores, artifact).average_precision(weight[:, None])[0])
+            reached = (round(precision, 9), separation(scores, artifact))
             if best is None or reached > best[0]:
                 best = reached, layer, scores
         assert best is not None
         _, layer, scores = best
-        cav = fit_cav(self.features[layer][rows], artifact, "ridge", layer)
+        direction = _direction(self.features[layer][rows], artifact, weight)
         threshold = best_threshold(scores, artifact)
-        return lambda features: cav.scores(features[layer]) - threshold
+        return lambda features: features[layer] @ direction - threshold
 
-    def _fit_rows(self) -> tuple[np.ndarray, np.ndarray | None]:
-        rows = np.array(sorted(self.labels), int)
-        artifact = np.array([self.labels[int(row)] for row in rows], bool)
-        if not artifact.any():
-            return rows, None
-        others = np.setdiff1d(np.arange(self.size), rows)
-        if artifact.sum() < 2:  # a single positive: twice, so that there is a spread to speak of
-            positive = rows[artifact]
-            rows, artifact = np.concatenate([rows, positive]), np.concatenate([artifact, [True]])
-        if (~artifact).sum() < 2:
-            rows, artifact = np.concatenate([rows, others]), np.concatenate([artifact, np.zeros(len(others), bool)])
-        return rows, artifact if (~artifact).sum() >= 2 else None
+    def _sides(self) -> tuple[np.ndarray, np.ndarray]:
+        """Which samples count as carriers (N,), and how much each sample counts (N,)."""
+        artifact, weight = np.zeros(self.size, bool), np.zeros(self.size)
+        for own in self.suspects:
+            believed = next((rows for rows in own if self._carries(rows)), None)
+            if believed is not None:
+                artifact[believed] = True
+        if artifact.any() or len(self.labels) - sum(self.labels.values()) < 2:
+            weight[:] = 1 / LOOKED_AT
+        artifact[list(self.labels)] = list(self.labels.values())
+        weight[list(self.labels)] = 1.0
+        return artifact, weight
+
+    def _carries(self, rows: Int[np.ndarray, " m"]) -> bool:
+        seen = [self.labels[int(row)] for row in rows if int(row) in self.labels]
+        return sum(seen) > 0 and 2 * sum(seen) >= len(seen)
 
     def propose(self, scores: Float[np.ndarray, " n"], count: int, strategy: Strategy) -> Int[np.ndarray, " m"]:
         """The next rows to look at, the first ones first; fewer than `count` where fewer are left."""
@@ -96,20 +152,22 @@ class Refiner:
         return (highest if strategy == "highest" else uncertain)[:count]
 
 
-def out_of_fold(features: Float[np.ndarray, "n k"], artifact: Bool[np.ndarray, " n"], layer: str) -> np.ndarray:
-    """Scores (N,) of folds that took no part in the fit, in units of the features.
+def _direction(
+    x: Float[np.ndarray, "n k"], artifact: Bool[np.ndarray, " n"], weight: Float[np.ndarray, " n"]
+) -> Float[np.ndarray, " k"]:
+    """Difference of the weighted means, of length 1."""
+    there, absent = weight * artifact, weight * ~artifact
+    difference = there @ x / there.sum() - absent @ x / absent.sum()
+    return difference / (np.linalg.norm(difference) or 1.0)
 
-    By ridge; where a side has two labels, of which a fold leaves one, by the difference of the means. In sample every
-    layer of more channels than labels would tell them apart. Two labels of a side at least.
-    """
-    x, scores = np.asarray(features, np.float64), np.zeros(len(artifact))
-    few = min(artifact.sum(), (~artifact).sum()) < 3
+
+def held_out(
+    x: Float[np.ndarray, "n k"], artifact: Bool[np.ndarray, " n"], weight: Float[np.ndarray, " n"]
+) -> Float[np.ndarray, " n"]:
+    """Scores (N,) of samples by the direction of the folds that they are not in; two samples of a side at least."""
+    scores = np.zeros(len(x))
     for train, test in stratified_folds(artifact).split(x, artifact):
-        if few:
-            direction, offset, _ = mean_direction(Labelled(x[train], artifact[train], layer))
-            scores[test] = (x[test] @ direction + offset) / (np.linalg.norm(direction) or 1.0)
-        else:
-            scores[test] = fit_cav(x[train], artifact[train], "ridge", layer).scores(x[test])
+        scores[test] = x[test] @ _direction(x[train], artifact[train], weight[train])
     return scores
 
 
@@ -123,12 +181,37 @@ def best_threshold(scores: Float[np.ndarray, " n"], artifact: Bool[np.ndarray, "
     return float(cuts[best[np.abs(cuts[best]).argmin()]])
 
 
+def suspect_rows(
+    suspects: pd.DataFrame, members: pd.DataFrame, sample_ids: Int[np.ndarray, " n"]
+) -> list[list[Int[np.ndarray, " m"]]]:
+    """By class, the rows in `sample_ids` of the members of its suspects of several samples, as they are listed."""
+    row = pd.Series(np.arange(len(sample_ids)), sample_ids)
+    several = suspects[suspects["kind"] != "sample"].sort_values("place")
+    found = []
+    for _, own in several.groupby("class", sort=False):
+        ids = [members.loc[members["name"] == name, "sample_id"] for name in own["name"]]
+        found.append([row.reindex(some).dropna().to_numpy(int) for some in ids])
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """What the effort is judged on.
+
+    Attributes:
+        features: layer -> whitened features (M,K) of test samples.
+        artifact: which of them carry the artifact (M,); both sides must be there.
+    """
+
+    features: Mapping[str, Float[np.ndarray, "m k"]]
+    artifact: Bool[np.ndarray, " m"]
+
+
 def label_curve(
-    features: Mapping[str, Float[np.ndarray, "n k"]],
+    refiner: Refiner,
     artifact: Bool[np.ndarray, " n"],
     seeds: Sequence[int],
-    test_features: Mapping[str, Float[np.ndarray, "m k"]],
-    test_artifact: Bool[np.ndarray, " m"],
+    test: Known,
     params: EffortParams,
     strategy: str,
     rng: np.random.Generator,
@@ -136,11 +219,10 @@ def label_curve(
     """Recall and average precision against the number of labels given, for one strategy.
 
     Args:
-        features: layer -> features of the samples that can be labelled (train).
+        refiner: the samples that can be labelled (train), without a label; it takes them in.
         artifact: the oracle's answers for them.
         seeds: rows to look at first, the most suspicious first; `random` draws them instead.
-        test_features: layer -> features of the samples that the scores are judged on.
-        test_artifact: the truth for them; both sides must be there.
+        test: samples that the scores are judged on.
         params: batch size and most labels.
         strategy: highest, uncertain, mixed, or random, which looks at samples in random order.
         rng: order of the random strategy, and of samples looked at while none with the artifact is known.
@@ -149,20 +231,21 @@ def label_curve(
         A row a fit: labels given, artifact samples found among them, their share of all (recall), and the average
         precision on the test samples (NaN before the first sample with the artifact).
     """
-    refiner, rows = Refiner(features), []
+    rows = []
     shuffled = rng.permutation(len(artifact))
     waiting = list(shuffled if strategy == RANDOM else seeds)[: params.n_seeds]
     while waiting:
         refiner.labels.update({int(row): bool(artifact[row]) for row in waiting})
         scorer = refiner.scorer()
-        precision = average_precision(scorer(test_features), test_artifact) if scorer else float("nan")
+        precision = average_precision(scorer(test.features), test.artifact) if scorer else float("nan")
         found = sum(refiner.labels.values())
         rows.append((len(refiner.labels), found, found / max(int(artifact.sum()), 1), precision))
         count = min(params.batch, params.max_labels - len(refiner.labels))
         if strategy == RANDOM or scorer is None:
             waiting = [row for row in shuffled if int(row) not in refiner.labels][: max(count, 0)]
         else:
-            waiting = list(refiner.propose(scorer(features), max(count, 0), strategy))  # type: ignore[arg-type]
+            scores = scorer(refiner.features)
+            waiting = list(refiner.propose(scores, max(count, 0), strategy))  # type: ignore[arg-type]
     return pd.DataFrame(rows, columns=list(CURVE_COLUMNS[2:]))
 
 
@@ -194,22 +277,22 @@ def label_effort(curves: pd.DataFrame, target: float, max_labels: int) -> pd.Dat
 def effort_curves(
     features: Mapping[str, Float[np.ndarray, "n k"]],
     artifact: Bool[np.ndarray, " n"],
-    order: Sequence[int],
-    test_features: Mapping[str, Float[np.ndarray, "m k"]],
-    test_artifact: Bool[np.ndarray, " m"],
+    suspects: Sequence[Int[np.ndarray, " m"]],
+    test: Known,
     params: EffortParams,
     seed: int,
 ) -> pd.DataFrame:
     """`label_curve` of every strategy and of random labelling, `params.repeats` times.
 
+    Half of the `n_seeds` samples with which a repeat starts are of the first 5 x `n_seeds` members of the suspects, the
+    others of all other samples, since a pure suspect shows none without the artifact. Random labelling knows no
+    suspect.
+
     Args:
-        features: as `label_curve`.
-        artifact: as `label_curve`.
-        order: rows by suspicion, the most typical members of the first suspects first; half of the `n_seeds` with which
-            a repeat starts are of the first 5 x `n_seeds`, the others of all other rows, since a pure suspect shows no
-            sample without the artifact.
-        test_features: as `label_curve`.
-        test_artifact: as `label_curve`.
+        features: layer -> whitened features of the samples that can be labelled (train).
+        artifact: the oracle's answers for them.
+        suspects: rows of the members of suspects, the most suspicious first, the most typical members first.
+        test: samples that the scores are judged on.
         params: see `EffortParams`.
         seed: the run's seed.
 
@@ -219,18 +302,20 @@ def effort_curves(
     Raises:
         InputError: test samples all with or all without the artifact, where average precision means nothing.
     """
-    if len(np.unique(test_artifact)) < 2:
+    if len(np.unique(test.artifact)) < 2:
         raise InputError(
-            "The test_artifact parameter of effort_curves must hold samples with and without the artifact. Got one "
+            "The test parameter of effort_curves must hold samples with and without the artifact. Got one "
             "kind. Choose a rate below 1 and above 0, or set sample_retrieval.effort.repeats to 0."
         )
     tables = []
+    first = list(dict.fromkeys(int(row) for rows in suspects for row in rows))[: 5 * params.n_seeds]
     for repeat in range(params.repeats):
         for strategy in (*params.strategies, RANDOM):
             rng = numpy_rng(seed, "effort", repeat)
-            seeds = _seeds(order[: 5 * params.n_seeds], len(artifact), params.n_seeds, rng)
-            arguments = (features, artifact, seeds, test_features, test_artifact, params, strategy, rng)
-            tables.append(label_curve(*arguments).assign(strategy=strategy, repeat=repeat))
+            seeds = _seeds(first, len(artifact), params.n_seeds, rng)
+            refiner = Refiner(features, suspects=() if strategy == RANDOM else (suspects,))
+            curve = label_curve(refiner, artifact, seeds, test, params, strategy, rng)
+            tables.append(curve.assign(strategy=strategy, repeat=repeat))
     empty = pd.DataFrame(columns=list(CURVE_COLUMNS))
     return pd.concat(tables, ignore_index=True)[list(CURVE_COLUMNS)] if tables else empty
 

@@ -12,7 +12,9 @@ from pydantic import Field, field_validator, model_validator
 
 from xai_robustness.concepts.answers import read_reviews
 from xai_robustness.concepts.cav import fit_cav
-from xai_robustness.concepts.refinement import Refiner, Strategy, best_threshold, out_of_fold
+from xai_robustness.concepts.directions import mean_direction
+from xai_robustness.concepts.labelled import Labelled, stratified_folds
+from xai_robustness.concepts.refinement import Refiner, Strategy, best_threshold, suspect_rows, whitenings
 from xai_robustness.concepts.samples import SAMPLE_COLUMNS, LatentsReader, rows_of, sample_table
 from xai_robustness.concepts.separability import separation
 from xai_robustness.concepts.suspicion import in_order
@@ -227,12 +229,19 @@ def refine_labels(
 
 
 def propose_samples(
-    labels: pd.DataFrame, latents: LatentsReader, params: ReviewParams, count: int = 40
+    labels: pd.DataFrame,
+    suspects: pd.DataFrame,
+    members: pd.DataFrame,
+    latents: LatentsReader,
+    params: ReviewParams,
+    count: int = 40,
 ) -> pd.DataFrame:
     """The next train samples for a person to look at, of the classes with a confirmed suspect.
 
     Args:
         labels: of `refine_labels`; the reviewed ones are fitted on and not proposed again.
+        suspects: the one list, of `suspicion.Lists`.
+        members: their samples, of `suspicion.Lists`.
         latents: of the biased train split.
         params: the strategy.
         count: samples proposed at most.
@@ -248,9 +257,15 @@ def propose_samples(
     scope = np.flatnonzero(~train["class"].isin(assumed))
     known = _answers(reviewed)
     ids = train["sample_id"].to_numpy()[scope]
-    features = {layer: latents.activations("train", layer, "max")[scope] for layer in latents.layers}
-    refiner = Refiner(features, {row: known[int(i)] for row, i in enumerate(ids) if int(i) in known})
-    scorer = refiner.scorer() if len(scope) else None
+    seen = {row: known[int(i)] for row, i in enumerate(ids) if int(i) in known}
+    if not any(seen.values()):
+        return pd.DataFrame(columns=list(PROPOSAL_COLUMNS))
+    features = {
+        layer: whitened(latents.activations("train", layer, "max")[scope])
+        for layer, whitened in whitenings(latents).items()
+    }
+    refiner = Refiner(features, seen, suspect_rows(suspects, members, ids))
+    scorer = refiner.scorer()
     if scorer is None:
         return pd.DataFrame(columns=list(PROPOSAL_COLUMNS))
     scores = scorer(features)
@@ -277,6 +292,23 @@ def _propagate(
         known.update({int(i): answers[int(i)] for i in chosen})
         margin = _margins(ids, features, known) if len(chosen) else margin
     return margin > 0
+
+
+def out_of_fold(features: np.ndarray, artifact: np.ndarray, layer: str) -> np.ndarray:
+    """Scores (N,) of folds that took no part in the fit, in units of the features (N,K).
+
+    By ridge; where a side has two labels, of which a fold leaves one, by the difference of the means. In sample every
+    layer of more channels than labels would tell them apart. Two labels of a side at least.
+    """
+    x, scores = np.asarray(features, np.float64), np.zeros(len(artifact))
+    few = min(artifact.sum(), (~artifact).sum()) < 3
+    for train, test in stratified_folds(artifact).split(x, artifact):
+        if few:
+            direction, offset, _ = mean_direction(Labelled(x[train], artifact[train], layer))
+            scores[test] = (x[test] @ direction + offset) / (np.linalg.norm(direction) or 1.0)
+        else:
+            scores[test] = fit_cav(x[train], artifact[train], "ridge", layer).scores(x[test])
+    return scores
 
 
 def _margins(ids: np.ndarray, features: dict[str, np.ndarray], known: dict[int, bool]) -> np.ndarray:

@@ -7,11 +7,17 @@ from matplotlib.figure import Figure
 from xai_robustness.attribution.latents import Latents
 from xai_robustness.concepts.cav import Cavs
 from xai_robustness.concepts.params import RetrievalParams
-from xai_robustness.concepts.refinement import CURVE_COLUMNS, effort_curves, label_effort
+from xai_robustness.concepts.refinement import (
+    CURVE_COLUMNS,
+    Known,
+    effort_curves,
+    label_effort,
+    suspect_rows,
+    whitenings,
+)
 from xai_robustness.concepts.retrieval import bias_scores, choose_cav, fit_cavs, retrieval_metrics
 from xai_robustness.concepts.review import propose_samples, refine_labels, review_suspects
 from xai_robustness.concepts.samples import sample_table
-from xai_robustness.concepts.suspicion import in_order
 from xai_robustness.datasets.base import ImageSet, rows_of_ids
 from xai_robustness.figures.retrieval import (
     RETRIEVED,
@@ -46,9 +52,15 @@ def propagate_labels(
     return refine_labels(reviewed_labels, latents, params.review, artifact_truth, seed)
 
 
-def propose_next(artifact_labels: pd.DataFrame, latents: Latents, params: RetrievalParams) -> pd.DataFrame:
+def propose_next(
+    artifact_labels: pd.DataFrame,
+    suspect_list: pd.DataFrame,
+    suspect_list_members: pd.DataFrame,
+    latents: Latents,
+    params: RetrievalParams,
+) -> pd.DataFrame:
     """The next samples for a person to look at, with an empty column to fill in."""
-    return propose_samples(artifact_labels, latents, params.review)
+    return propose_samples(artifact_labels, suspect_list, suspect_list_members, latents, params.review)
 
 
 def measure_effort(
@@ -67,18 +79,17 @@ def measure_effort(
     test = images_report["test/biased"]
     several = suspect_list[suspect_list["kind"] != "sample"].sort_values("place")
     if effort.repeats and len(several):
-        own = several[several["class"] == several["class"].iloc[0]]
         train = sample_table(latents, ("train",))
-        scope = np.flatnonzero(train["class"] == own["class"].iloc[0])
+        scope = np.flatnonzero(train["class"] == several["class"].iloc[0])
         ids = train["sample_id"].to_numpy()[scope]
-        members = in_order(own, suspect_list_members)
-        place = {int(sample_id): row for row, sample_id in enumerate(ids)}
-        order = [place[int(i)] for i in members["sample_id"].drop_duplicates() if int(i) in place]
         artifact = artifact_truth.set_index("sample_id")["artifact"].loc[ids].to_numpy(bool)
-        features = {layer: latents.activations("train", layer, "max")[scope] for layer in latents.layers}
-        reported = {layer: report_latents.activations("test", layer, "max") for layer in latents.layers}
+        features, reported = {}, {}
+        for layer, whitened in whitenings(latents).items():
+            features[layer] = whitened(latents.activations("train", layer, "max")[scope])
+            reported[layer] = whitened(report_latents.activations("test", layer, "max"))
         known = pd.Series(test.has_artifact, test.sample_ids).loc[report_latents.sample_ids("test")].to_numpy(bool)
-        curves = effort_curves(features, artifact, order, reported, known, effort, seed)
+        (suspects, *_) = suspect_rows(suspect_list, suspect_list_members, ids)
+        curves = effort_curves(features, artifact, suspects, Known(reported, known), effort, seed)
     return curves, label_effort(curves, effort.target, effort.max_labels), effort_figure(curves, effort.target)
 
 

@@ -41,7 +41,7 @@ def create_pipeline() -> Pipeline:
             ),
             node(
                 propose_next,
-                ["artifact_labels", "latents", "params:sample_retrieval"],
+                ["artifact_labels", "suspect_list", "suspect_list_members", "latents", "params:sample_retrieval"],
                 "proposed_samples",
                 name="propose_samples",
             ),
