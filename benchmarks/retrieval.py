@@ -49,7 +49,7 @@ PARAMS = RetrievalParams(
     cavs=CavParams(kinds=tuple(CAV_KINDS), features=("activations", "relevances"), baselines=BASELINES),
     effort=EffortParams(repeats=5),
 )
-REVEAL = RevealParams(layout="eigenvectors")
+REVEAL = RevealParams()
 EVERYWHERE = EffortParams(repeats=5, n_seeds=20, batch=20, max_labels=200)
 """Random labelling that knows no suspect and draws from all classes, in larger steps and for longer."""
 

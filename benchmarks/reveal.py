@@ -24,8 +24,7 @@ from xai_robustness.concepts.transplant_list import list_suspects
 from xai_robustness.models.checkpoint import load_model
 
 RESULTS = Path(__file__).parent / "results" / "reveal.json"
-PARAMS = RevealParams(layout="eigenvectors")
-"""The defaults, but for the figure's layout."""
+PARAMS = RevealParams()
 
 KINDS = ("all", "cluster", "neurons")
 

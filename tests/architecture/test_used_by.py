@@ -237,6 +237,18 @@ def with_values(values: dict[str, Any]) -> StudyParams:
     ("changed", "expected"),
     [
         ({"reveal": {"virelay": True}}, {"export_virelay"}),
+        (
+            {"reveal": {"layout": "eigenvectors"}},
+            {
+                "lay_out",
+                "plot_embedding",
+                "write_page",
+                "export_virelay",
+                "rank_neurons",
+                "explain_neurons",
+                "plot_neurons",
+            },
+        ),
         ({"reveal": {"prototypes": 2}}, {"find_prototypes", "plot_prototypes"}),
         ({"reveal": {"neurons": {"count": 2}}}, {"rank_neurons", "explain_neurons", "plot_neurons"}),
         ({"reveal": {"neurons": {"explained": 2}}}, {"explain_neurons", "plot_neurons"}),

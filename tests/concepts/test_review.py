@@ -20,7 +20,7 @@ from xai_robustness.concepts.suspicion import rank_all
 from xai_robustness.types import InputError
 
 FOUND: dict[float, tuple] = {}
-REVEAL = RevealParams(n_neighbors=15, n_clusters=(2, 3), layout="eigenvectors", min_size=8)
+REVEAL = RevealParams(n_neighbors=15, n_clusters=(2, 3), min_size=8)
 PARAMS = ReviewParams(budget=60, val_budget=20, per_suspect=5)
 
 

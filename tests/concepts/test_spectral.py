@@ -6,11 +6,15 @@ import pytest
 from pydantic import ValidationError
 from tests.reference import concepts as naive
 
+from xai_robustness.concepts.embedding import two_dimensional
 from xai_robustness.concepts.spectral import (
     MEMBER_COLUMNS,
     SUSPECT_COLUMNS,
+    Embedding,
     RevealParams,
+    embedding_table,
     find_suspects,
+    laid_out,
 )
 from xai_robustness.concepts.suspect_evaluation import (
     EVALUATION_COLUMNS,
@@ -23,7 +27,7 @@ from xai_robustness.concepts.suspicion import Lists, rank_all
 from xai_robustness.metrics.ranking import auroc
 from xai_robustness.types import InputError
 
-PARAMS = RevealParams(n_neighbors=15, n_clusters=(2, 3), layout="eigenvectors", min_size=8, n_null=1)
+PARAMS = RevealParams(n_neighbors=15, n_clusters=(2, 3), min_size=8, n_null=1)
 
 
 def listed(suspects, members, latents):
@@ -40,9 +44,27 @@ def test_the_artifact_cluster_is_the_first_suspect(latents):
     result = result.loc["cluster 0"]
     assert result["precision"] > 0.85 and result["recall"] > 0.85
     embedding = embeddings["class_0/late"]
-    assert embedding.points.shape == (80, 2) and set(members[members["suspect"] == 0]["sample_id"]) <= set(
-        embedding.sample_ids
-    )
+    assert len(embedding.embedding) == 80
+    assert set(members[members["suspect"] == 0]["sample_id"]) <= set(embedding.sample_ids)
+
+
+def test_the_first_view_of_a_class_is_laid_out_as_asked_and_the_others_by_their_eigenvectors(tmp_path):
+    rng = np.random.default_rng(0)
+    views = [(0, "late", 20, 6), (1, "input", 10, 4), (0, "early", 20, 6)]
+    made = {
+        f"class_{c}/{view}": Embedding(c, view, np.arange(n), np.zeros(e), rng.normal(size=(n, e)))
+        for c, view, n, e in views
+    }
+    embedding_table(made).to_csv(tmp_path / "table.csv", index=False)
+    points = laid_out(pd.read_csv(tmp_path / "table.csv"), "tsne", seed=0)
+    assert list(points.columns) == ["class", "view", "sample_id", "x", "y"]
+    for c, view, n, _ in views:
+        own = points[(points["class"] == c) & (points["view"] == view)]
+        method = "eigenvectors" if view == "early" else "tsne"
+        expected = two_dimensional(made[f"class_{c}/{view}"].embedding, method, seed=0)
+        np.testing.assert_array_equal(own[["x", "y"]].to_numpy(), expected)
+        np.testing.assert_array_equal(own["sample_id"], np.arange(n))
+    assert list(laid_out(embedding_table({}), "tsne", seed=0).columns) == list(points.columns)
 
 
 def test_members_are_sorted_by_how_typical_they_are_and_sizes_agree(latents):

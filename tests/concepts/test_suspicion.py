@@ -14,7 +14,7 @@ from xai_robustness.concepts.suspicion import (
     rank_all,
 )
 
-REVEAL = RevealParams(n_neighbors=15, n_clusters=(2, 3), layout="eigenvectors", min_size=8, n_null=4, views=("latent",))
+REVEAL = RevealParams(n_neighbors=15, n_clusters=(2, 3), min_size=8, n_null=4, views=("latent",))
 PARAMS = SuspicionParams(n_null=4)
 
 

@@ -1,6 +1,6 @@
 """Reveal: suspects are clusters of samples of one class whose relevances stand apart from the rest (SpRAy)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -95,7 +95,7 @@ class RevealParams(Params):
     )
     layout: Annotated[
         Literal["tsne", "umap", "eigenvectors"],
-        UsedBy("reveal_suspects", "rank_neurons", "export_virelay", "reveal_again"),
+        UsedBy("lay_out", "rank_neurons", "export_virelay"),
     ] = Field("tsne", description="two-dimensional layout of the figures")
     virelay: Annotated[bool, UsedBy("export_virelay")] = Field(
         False, description="write a project that ViRelAy opens; needs h5py"
@@ -114,7 +114,7 @@ class RevealParams(Params):
 
 @dataclass(frozen=True, eq=False)
 class Embedding:
-    """One class in one view, for figures.
+    """One class in one view.
 
     Attributes:
         class_index: the class.
@@ -122,7 +122,6 @@ class Embedding:
         sample_ids: int64 (N,).
         eigenvalues: (E,), ascending.
         embedding: (N,E), rows of length 1.
-        points: (N,2) two-dimensional layout.
     """
 
     class_index: int
@@ -130,7 +129,6 @@ class Embedding:
     sample_ids: np.ndarray
     eigenvalues: np.ndarray
     embedding: np.ndarray
-    points: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,8 +173,8 @@ def find_suspects(
         Suspects (`SUSPECT_COLUMNS`, `suspect` and `rank` from 0 and 1 on; `families` is the number of classes times
         views that were searched, in each of which the best cluster was tested, kept or not), their members
         (`MEMBER_COLUMNS`, most typical first; `outlier_score` is the distance to the border with the rest, in standard
-        deviations), and the embeddings of the views with a suspect by name `class_<c>/<view>`. All empty where no class
-        has enough samples.
+        deviations), and the embeddings of the views with a suspect by name `class_<c>/<view>`, the best one's first.
+        All empty where no class has enough samples.
     """
     searched = [_candidates(*view, params, seed) for view in class_views(latents, params, seed)]
     candidates = [c for found in searched for c in found]
@@ -190,7 +188,8 @@ def find_suspects(
     suspects = pd.DataFrame(rows, columns=list(SUSPECT_COLUMNS))
     members = [_member_rows(i, c) for i, c in enumerate(kept)]
     table = pd.concat(members, ignore_index=True) if members else pd.DataFrame(columns=list(MEMBER_COLUMNS))
-    return suspects, table, _shown(kept, params, seed)
+    shown = {f"class_{c.embedding.class_index}/{c.embedding.view}": c.embedding for c in kept}
+    return suspects, table, shown
 
 
 def class_views(
@@ -242,7 +241,7 @@ def _candidates(
     rng = numpy_rng(seed, "reveal", "null", c, view)
     nulls = [_separated(gaussian_null(features, rng), params, seed)[2] for _ in range(params.n_null)]
     null = tuple(max((s for _, _, s in one), default=0.0) for one in nulls)
-    embedding = Embedding(c, view, ids, *embedded, np.zeros((len(ids), 2)))
+    embedding = Embedding(c, view, ids, *embedded)
     return [_Candidate(inside, projection, s, null, embedding, gap) for inside, projection, s in found]
 
 
@@ -290,15 +289,26 @@ def _member_rows(index: int, c: _Candidate) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(MEMBER_COLUMNS))
 
 
-def _shown(kept: list[_Candidate], params: RevealParams, seed: int) -> dict[str, Embedding]:
-    """Embeddings with a suspect; the first view of each class, which the figures show, gets the chosen layout."""
-    shown: dict[str, Embedding] = {}
-    classes: set[int] = set()
-    for e in (candidate.embedding for candidate in kept):
-        name = f"class_{e.class_index}/{e.view}"
-        if name not in shown:
-            method = "eigenvectors" if e.class_index in classes else params.layout
-            points = two_dimensional(e.embedding, method, seed)
-            shown[name] = Embedding(e.class_index, e.view, e.sample_ids, e.eigenvalues, e.embedding, points)
-            classes.add(e.class_index)
-    return shown
+def embedding_table(embeddings: Mapping[str, Embedding]) -> pd.DataFrame:
+    """One row a sample, class and view: class, view, sample_id, and the coordinates e1, e2 and so on."""
+    tables = []
+    for e in embeddings.values():
+        coordinates = pd.DataFrame(e.embedding, columns=[f"e{i + 1}" for i in range(e.embedding.shape[1])])
+        samples = pd.DataFrame({"class": e.class_index, "view": e.view, "sample_id": e.sample_ids})
+        tables.append(pd.concat([samples, coordinates], axis=1))
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["class", "view", "sample_id"])
+
+
+def laid_out(table: pd.DataFrame, method: str, seed: int) -> pd.DataFrame:
+    """Points x and y of every row of `embedding_table`; the first view of each class, which figures show, by `method`.
+
+    The other views are drawn by their eigenvectors, which cost nothing.
+    """
+    found: list[pd.DataFrame] = []
+    classes = set()
+    for (c, _), own in table.groupby(["class", "view"], sort=False):
+        coordinates = own.drop(columns=["class", "view", "sample_id"]).dropna(axis=1, how="all").to_numpy(np.float64)
+        points = two_dimensional(coordinates, "eigenvectors" if c in classes else method, seed)
+        found.append(own[["class", "view", "sample_id"]].assign(x=points[:, 0], y=points[:, 1]))
+        classes.add(c)
+    return pd.concat(found, ignore_index=True) if found else table.assign(x=[], y=[])

@@ -25,7 +25,7 @@ def suspected(
     Args:
         model: classifier, insertions included; left as it was.
         labelled: training images of the classes with a confirmed artifact, with their labels.
-        params: as in the study; the layout of the figures is left out.
+        params: as in the study.
         seed: seed of the run.
         device: where to compute.
 
@@ -36,15 +36,14 @@ def suspected(
     """
     if len(labelled.images) < 2 * params.min_size:
         return None
-    quick = params.model_copy(update={"layout": "eigenvectors"})
     images = labelled.images
     found: dict[str, Any] = {"listed": False, "place": None, "transplant": None}
     with tempfile.TemporaryDirectory() as folder:
         explained = PreprocessingParams(layers=list(params.layers), batch_size=128)
         latents_job(model, {"train/biased": images}, explained, device, "").write(Path(folder) / "latents")
         latents = Latents(open_arrays(Path(folder) / "latents"))
-        clusters, members, _ = find_suspects(latents, quick, seed)
-        listed = list_suspects(clusters, members, latents, model, images, quick, seed, device)
+        clusters, members, _ = find_suspects(latents, params, seed)
+        listed = list_suspects(clusters, members, latents, model, images, params, seed, device)
         artifact = pd.Series(labelled.artifact, images.sample_ids).loc[latents.sample_ids("train")].to_numpy(bool)
         hits = listed.suspects[[is_hit(row, listed, latents, artifact) for _, row in listed.suspects.iterrows()]]
     if len(hits):

@@ -21,7 +21,7 @@ from xai_robustness.concepts.prototypes import (
     prototype_table,
 )
 from xai_robustness.concepts.separability import latent_features
-from xai_robustness.concepts.spectral import RevealParams, find_suspects
+from xai_robustness.concepts.spectral import RevealParams, embedding_table, find_suspects, laid_out
 from xai_robustness.concepts.suspect_evaluation import evaluate_suspects
 from xai_robustness.concepts.transplant_list import list_suspects as one_list
 from xai_robustness.concepts.virelay import VirelayJob
@@ -38,20 +38,12 @@ def reveal_suspects(
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Embed, cluster and rank the relevances of every class and view."""
     suspects, members, embeddings = find_suspects(latents, params, seed)
-    tables = [
-        pd.DataFrame(
-            {
-                "class": e.class_index,
-                "view": e.view,
-                "sample_id": e.sample_ids,
-                "x": e.points[:, 0],
-                "y": e.points[:, 1],
-            }
-        )
-        for e in embeddings.values()
-    ]
-    empty = pd.DataFrame(columns=["class", "view", "sample_id", "x", "y"])
-    return suspects, members, pd.concat(tables, ignore_index=True) if tables else empty
+    return suspects, members, embedding_table(embeddings)
+
+
+def lay_out(spectral_embeddings: pd.DataFrame, params: RevealParams, seed: int) -> pd.DataFrame:
+    """Bring the embeddings to two dimensions, for figures and the review page."""
+    return laid_out(spectral_embeddings, params.layout, seed)
 
 
 def list_suspects(

@@ -7,6 +7,7 @@ from xai_robustness.pipelines.reveal.nodes import (
     explain_neurons,
     export_virelay,
     find_prototypes,
+    lay_out,
     list_suspects,
     order_neurons,
     plot_embedding,
@@ -27,9 +28,10 @@ def create_pipeline() -> Pipeline:
             node(
                 reveal_suspects,
                 ["latents", "params:reveal", "params:seed"],
-                ["suspects", "suspect_members", "embeddings"],
+                ["suspects", "suspect_members", "spectral_embeddings"],
                 name="reveal_suspects",
             ),
+            node(lay_out, ["spectral_embeddings", "params:reveal", "params:seed"], "embeddings", name="lay_out"),
             node(
                 list_suspects,
                 [
