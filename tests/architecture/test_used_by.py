@@ -250,7 +250,15 @@ def with_values(values: dict[str, Any]) -> StudyParams:
             },
         ),
         ({"reveal": {"prototypes": 2}}, {"find_prototypes", "plot_prototypes"}),
-        ({"reveal": {"neurons": {"count": 2}}}, {"rank_neurons", "explain_neurons", "plot_neurons"}),
+        (
+            {"reveal": {"neurons": {"count": 2}}},
+            {"synthesize_references", "rank_neurons", "explain_neurons", "plot_neurons"},
+        ),
+        (
+            {"reveal": {"neurons": {"rank_by": "relevance_pattern"}}},
+            {"rank_neurons", "explain_neurons", "plot_neurons"},
+        ),
+        ({"reveal": {"neurons": {"concepts": 2}}}, {"plot_neurons"}),
         ({"reveal": {"neurons": {"explained": 2}}}, {"explain_neurons", "plot_neurons"}),
         ({"sample_retrieval": {"effort": {"repeats": 1}}}, {"measure_effort"}),
         ({"sample_retrieval": {"cavs": {"baselines": ["nmf"]}}}, {"score_samples", "plot_retrieval"}),
@@ -280,7 +288,7 @@ def test_another_value_leaves_nodes_that_do_not_use_it(changed: dict[str, Any], 
 @pytest.mark.parametrize(
     ("group", "names", "expected"),
     [
-        ("reveal", {"neurons": {"spurious": "{}"}}, {"rank_neurons", "explain_neurons", "plot_neurons"}),
+        ("reveal", {"neurons": {"spurious": "{}"}}, {"rank_neurons"}),
         (
             "sample_retrieval",
             {"review": {"reviewer": "csv", "csv": "{}"}},

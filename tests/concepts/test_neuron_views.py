@@ -6,7 +6,8 @@ from scipy.stats import false_discovery_control
 from sklearn.neighbors import LocalOutlierFactor
 from torch import nn
 
-from xai_robustness.concepts.dora import extreme_activation_distance
+from xai_robustness.chunks import open_arrays
+from xai_robustness.concepts.dora import extreme_activation_distance, synthesize
 from xai_robustness.concepts.neuron_views import (
     RANKING_COLUMNS,
     NeuronParams,
@@ -14,6 +15,7 @@ from xai_robustness.concepts.neuron_views import (
     neuron_references,
     rank_neurons,
 )
+from xai_robustness.concepts.synthetic import SyntheticReferences, synthesis_job
 from xai_robustness.types import InputError
 
 PARAMS = NeuronParams(layers=("late",), count=5, n_null=4)
@@ -101,15 +103,24 @@ def test_references_are_the_samples_with_most_relevance_and_most_activation(late
     )  # neuron 9 answers to the artifact alone
 
 
-def test_synthetic_references_come_from_the_model(latents):
+def test_synthetic_references_come_from_the_model_and_are_kept(latents, tmp_path):
     torch.manual_seed(0)
     model = nn.Sequential()
     model.add_module("late", nn.Conv2d(1, 24, 3))
     model.add_module("pooling", nn.AdaptiveAvgPool2d(1))
     model.add_module("flat", nn.Flatten())
     model.add_module("head", nn.Linear(24, 3))
-    params = NeuronParams(layers=("late",), references="synthetic", count=1, n_null=1)
-    table = rank_neurons(latents, params, "eigenvectors", 0, model, (1, 5, 5))
+    params = NeuronParams(layers=("late",), references="synthetic", count=2, n_null=1)
+    synthesis_job(model, {"late": 24}, 2, (1, 5, 5), 0, "cpu").write(tmp_path)
+    made = SyntheticReferences(open_arrays(tmp_path))
+    images, _, _ = synthesize(model, "late", np.arange(24), (1, 5, 5), seed=0, count=2)
+    for k in (3, 20):
+        np.testing.assert_array_equal(made.images("late", k), np.round(255 * np.moveaxis(images[k], 1, -1)))
+    assert made.images("early", 0) is None
+    with torch.no_grad():
+        answers = model[0](torch.from_numpy(images.reshape(-1, 1, 5, 5))).mean((2, 3)).numpy()
+    np.testing.assert_allclose(made.vectors("late"), answers.reshape(24, 2, 24).mean(1), rtol=1e-4, atol=1e-5)
+    table = rank_neurons(latents, params, "eigenvectors", 0, made)
     real = rank_neurons(latents, PARAMS, "eigenvectors", 0)
     assert (table["converged"] == 1).all() and real["converged"].isna().all()
     assert np.isfinite(table["dora"]).all() and not np.allclose(table["dora"], real["dora"])

@@ -16,6 +16,11 @@ def test_gallery_pairs_images_and_heatmaps_in_two_lines_a_neuron(draw):
     assert [grid[0, j].texts[0].get_text() for j in (0, 2)] == ["most relevance", "most activation"]
     shown = np.asarray(grid[3, 1].images[0].get_array())
     np.testing.assert_allclose(shown, given[1].heatmaps[1] / np.abs(given[1].heatmaps[1]).max())
+    more = [References(row.title, np.concatenate([row.images, images(2)]), row.heatmaps) for row in given]
+    figure = draw(neuron_gallery(more, 2, ("most relevance", "most activation", "made for it")))
+    grid = np.array(figure.axes[:-1]).reshape(4, 6)
+    assert grid[0, 4].texts[0].get_text() == "made for it"
+    assert grid[2, 5].images and not grid[3, 5].images
     assert "reveal.neurons.shown" in draw(neuron_gallery([], 2)).texts[0].get_text()
 
 

@@ -24,6 +24,13 @@ class Heatmaps:
         return {i: np.repeat([i - 2.0, 2.0], [4, 12]).reshape(4, 4) for i in range(4)}
 
 
+class Made:
+    """Stands for `SyntheticReferences`: two images for the neuron 3."""
+
+    def images(self, layer, neuron):
+        return np.full((2, 4, 4, 3), 200, np.uint8) if neuron == 3 else None
+
+
 def test_the_gallery_pairs_samples_with_their_kept_heatmaps_and_says_what_a_neuron_is_worth():
     ranking = pd.DataFrame({"layer": "a", "neuron": [3, 1, 2], "rank": [1, 2, 3], "dora_q": [0.3, np.nan, 1.0]})
     kinds = {"activation": (0, 1), "relevance": (3, 1)}
@@ -32,10 +39,11 @@ def test_the_gallery_pairs_samples_with_their_kept_heatmaps_and_says_what_a_neur
     marked = pd.DataFrame({"layer": ["a", "b"], "neuron": [2, 0]})
     info = DatasetInfo("made", "binary", ("one", "other"), "CC0")
     images = ImageSet(np.arange(4, dtype=np.uint8).repeat(48).reshape(4, 4, 4, 3), np.zeros(4), np.arange(4), info)
-    figure = draw_neurons(ranking, references, marked, Heatmaps(), images, NeuronParams(shown=3, count=2))
-    grid = np.array(figure.axes[:-1]).reshape(6, 4)
+    figure = draw_neurons(ranking, references, marked, Heatmaps(), Made(), images, NeuronParams(shown=3, count=2))
+    grid = np.array(figure.axes[:-1]).reshape(6, 6)
     titles = ["a, 2 (ticked)\nrank 3, q 1", "a, 3\nrank 1, q 0.3", "a, 1\nrank 2, silent"]
     assert [axes.get_ylabel() for axes in grid[::2, 0]] == titles
-    shown, maps = (np.array([axes.images[0].get_array() for axes in grid[line]]) for line in (2, 3))
+    shown, maps = (np.array([axes.images[0].get_array() for axes in grid[line, :4]]) for line in (2, 3))
+    assert [len(axes.images) for axes in grid[:4, 5]] == [0, 0, 1, 0] and grid[2, 5].images[0].get_array().min() == 200
     assert shown[:, 0, 0, 0].tolist() == [3, 1, 0, 1]
     assert maps[:, 0, 0].tolist() == [0.5, -0.5, -1.0, -0.5]

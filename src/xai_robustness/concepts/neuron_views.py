@@ -5,18 +5,15 @@ from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Bool, Float
 from pydantic import Field
-from torch import nn
 
-from xai_robustness.concepts.dora import activation_vectors, directions_of, synthesize, top_references
+from xai_robustness.concepts.dora import activation_vectors, directions_of, top_references
 from xai_robustness.concepts.embedding import two_dimensional
 from xai_robustness.concepts.outliers import find_outliers, outlier_factor
 from xai_robustness.concepts.samples import LatentsReader
 from xai_robustness.concepts.separability import latent_features
-from xai_robustness.models.modes import borrow
-from xai_robustness.models.taps import pool, tap
+from xai_robustness.concepts.synthetic import SyntheticReferences
 from xai_robustness.randomness import numpy_rng
 from xai_robustness.types import InputError, Params, UsedBy
 
@@ -32,7 +29,6 @@ RANKING_COLUMNS = ("layer", "neuron", "rank", "dora", "dora_p", "dora_q", "relev
 )
 REFERENCE_COLUMNS = ("layer", "neuron", "by", "place", "sample_id", "score")
 MARKED_COLUMNS = ("model", "layer", "neuron")
-BATCH = 128
 
 
 class NeuronParams(Params):
@@ -43,16 +39,24 @@ class NeuronParams(Params):
         "relevance", description="what stands for a neuron in DORA: its samples, or images made for it (slow)"
     )
     count: int = Field(6, ge=1, le=40, description="reference samples of each neuron")
-    n_null: int = Field(9, ge=1, le=200, description="structureless layers behind the p-value of an outlier")
-    rank_by: Literal["dora", "relevance_pattern", "activation_pattern"] = Field("dora", description="what ranks them")
+    n_null: Annotated[int, UsedBy("rank_neurons")] = Field(
+        9, ge=1, le=200, description="structureless layers behind the p-value of an outlier"
+    )
+    rank_by: Annotated[Literal["dora", "relevance_pattern", "activation_pattern"], UsedBy("rank_neurons")] = Field(
+        "dora", description="what ranks them"
+    )
     shown: Annotated[int, UsedBy("explain_neurons", "plot_neurons")] = Field(
         4, ge=0, description="neurons of each layer in the gallery; 0: no gallery"
     )
     explained: Annotated[int, UsedBy("explain_neurons")] = Field(
         24, ge=0, description="neurons of each layer that have conditional heatmaps in the review page"
     )
-    concepts: int = Field(3, ge=1, description="channels of the figure of one sample")
-    spurious: str | None = Field(None, description="table of neurons that a person ticked: model, layer, neuron")
+    concepts: Annotated[int, UsedBy("plot_neurons")] = Field(
+        3, ge=1, description="channels of the figure of one sample"
+    )
+    spurious: Annotated[str | None, UsedBy("rank_neurons")] = Field(
+        None, description="table of neurons that a person ticked: model, layer, neuron"
+    )
 
 
 def rank_neurons(
@@ -60,8 +64,7 @@ def rank_neurons(
     params: NeuronParams,
     layout: str,
     seed: int,
-    model: nn.Sequential | None = None,
-    image_shape: tuple[int, int, int] = (3, 28, 28),
+    synthetic: SyntheticReferences | None = None,
 ) -> pd.DataFrame:
     """Neurons of each layer by how far they stand apart from the others of it.
 
@@ -81,8 +84,7 @@ def rank_neurons(
         params: see `NeuronParams`.
         layout: "tsne", "umap" or "eigenvectors", for the points x and y.
         seed: the run's seed.
-        model: needed for synthetic references alone.
-        image_shape: (C,H,W), for synthetic references alone.
+        synthetic: images made for the neurons, where these stand for them.
 
     Returns:
         `RANKING_COLUMNS`, rank 1 first, layer by layer.
@@ -93,7 +95,7 @@ def rank_neurons(
     tables = []
     for layer in checked_layers(latents, params):
         activations = latents.activations("train", layer, "mean")
-        vectors, alive, converged = _vectors(latents, layer, activations, params, seed, model, image_shape)
+        vectors, alive, converged = _vectors(latents, layer, activations, params, synthetic)
         directions = directions_of(vectors[alive])
         rng = numpy_rng(seed, "neurons", layer)
         found = find_outliers(directions, rng, n_null=params.n_null) if len(directions) >= 3 else None
@@ -143,29 +145,19 @@ def _vectors(
     layer: str,
     activations: Float[np.ndarray, "n k"],
     params: NeuronParams,
-    seed: int,
-    model: nn.Sequential | None,
-    image_shape: tuple[int, int, int],
+    synthetic: SyntheticReferences | None,
 ) -> tuple[Float[np.ndarray, "k k"], Bool[np.ndarray, " k"], Float[np.ndarray, " k"]]:
     """Representation activation vectors, whether a neuron ever speaks, and the share of its images that converged."""
     if params.references != "synthetic":
         scores = _scores(latents, layer, params.references)
         vectors = activation_vectors(activations, top_references(scores, params.count))
         return vectors, (scores != 0).any(0) & (activations != 0).any(0), np.full(len(vectors), np.nan)
-    if model is None:
+    if synthetic is None:
         raise InputError(
-            "The model parameter of rank_neurons must be given for synthetic references. Got None instead."
+            "The synthetic parameter of rank_neurons must be given for synthetic references. Got None instead."
         )
-    k = activations.shape[1]
-    images, _, converged = synthesize(model, layer, np.arange(k), image_shape, seed, params.count)
-    flat = torch.from_numpy(images.reshape(-1, *image_shape))
-    device, parts = next(model.parameters()).device, []
-    with borrow(model), tap(model, [layer]) as outputs, torch.no_grad():
-        for start in range(0, len(flat), BATCH):
-            model(flat[start : start + BATCH].to(device))
-            parts.append(pool(outputs[layer], "mean").cpu().numpy())
-    vectors = activation_vectors(np.concatenate(parts), np.arange(len(flat)).reshape(k, params.count))
-    return vectors, np.diag(vectors) != 0, converged.mean(1)
+    vectors = synthetic.vectors(layer)
+    return vectors, np.diag(vectors) != 0, synthetic.converged(layer).mean(1)
 
 
 def _scores(latents: LatentsReader, layer: str, by: str) -> Float[np.ndarray, "n k"]:

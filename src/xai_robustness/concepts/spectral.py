@@ -90,9 +90,9 @@ class RevealParams(Params):
     transplant: Annotated[TransplantParams, UsedBy("list_suspects", "plot_transplants", "reveal_again")] = Field(
         default_factory=TransplantParams, description="whether what sets a suspect apart travels with a part of it"
     )
-    neurons: Annotated[NeuronParams, UsedBy("rank_neurons", "explain_neurons", "plot_neurons")] = Field(
-        default_factory=NeuronParams, description="the model's perspective"
-    )
+    neurons: Annotated[
+        NeuronParams, UsedBy("synthesize_references", "rank_neurons", "explain_neurons", "plot_neurons")
+    ] = Field(default_factory=NeuronParams, description="the model's perspective")
     layout: Annotated[
         Literal["tsne", "umap", "eigenvectors"],
         UsedBy("lay_out", "rank_neurons", "export_virelay"),

@@ -32,24 +32,24 @@ class References:
     Attributes:
         title: what the row is called.
         images: uint8 (M,H,W,C), or signals.
-        heatmaps: conditional heatmaps (M,H,W), signed.
+        heatmaps: conditional heatmaps (L,H,W) of the first L images, signed.
     """
 
     title: str
     images: Any
-    heatmaps: Float[np.ndarray, "m h w"]
+    heatmaps: Float[np.ndarray, "l h w"]
 
 
 @styled
-def neuron_gallery(rows: Sequence[References], half: int, titles: tuple[str, str] = ("", "")) -> Figure:
+def neuron_gallery(rows: Sequence[References], each: int, titles: Sequence[str] = ()) -> Figure:
     """Two lines a neuron: its reference samples, and below them the relevance that passes through the neuron.
 
     Each heatmap is divided by its largest magnitude; red speaks for the sample's class, blue against it.
 
     Args:
         rows: the neurons.
-        half: how many of the samples of each belong to the first title, the others to the second.
-        titles: above the first, and above the other samples.
+        each: how many of the images of each row belong to a title.
+        titles: above the first, the second and so on of these groups.
     """
     if not rows:
         return blank("No neurons are shown (reveal.neurons.shown).")
@@ -58,9 +58,8 @@ def neuron_gallery(rows: Sequence[References], half: int, titles: tuple[str, str
     drawn = None
     for i, row in enumerate(rows):
         drawn = _pair(axes[2 * i], axes[2 * i + 1], row) or drawn
-    for place, title in zip((0, half), titles):
-        if place < columns:
-            _over(axes[0][place], title)
+    for place, title in zip(range(0, columns, each), titles):
+        _over(axes[0][place], title)
     map_bar(figure, axes, drawn, "relevance / its largest magnitude")
     return figure
 
@@ -112,9 +111,11 @@ def _pair(images: Any, maps: Any, row: References) -> Any:
     for j, (above, below) in enumerate(zip(images, maps)):
         if j < len(shown):
             show_image(above, shown[j])
-            drawn = show_map(below, row.heatmaps[j], float(sizes[j]))
         else:
             above.set_axis_off()
+        if j < len(row.heatmaps):
+            drawn = show_map(below, row.heatmaps[j], float(sizes[j]))
+        else:
             below.set_axis_off()
     if row.title:
         row_title(images[0], row.title)

@@ -9,6 +9,7 @@ from xai_robustness.attribution.lrp import Lrp
 from xai_robustness.concepts.neuron_heatmaps import Explained, NeuronHeatmaps, first_neurons
 from xai_robustness.concepts.neuron_views import NeuronParams, checked_layers
 from xai_robustness.concepts.separability import latent_features
+from xai_robustness.concepts.synthetic import SyntheticReferences
 from xai_robustness.concepts.transplant import most_relevant
 from xai_robustness.datasets.base import ImageSet, rows_of_ids
 from xai_robustness.figures.neurons import References, glocal_figure, neuron_gallery
@@ -24,10 +25,14 @@ def draw_neurons(
     references: pd.DataFrame,
     marked: pd.DataFrame,
     heatmaps: NeuronHeatmaps,
+    synthetic: SyntheticReferences,
     images: ImageSet,
     params: NeuronParams,
 ) -> Figure:
-    """Gallery of the neurons that a person ticked, then of the first of each layer, `params.shown` a layer."""
+    """Gallery of the neurons that a person ticked, then of the first of each layer, `params.shown` a layer.
+
+    Images that were made for them follow their samples.
+    """
     rows = []
     for _, one in first_neurons(ranking, marked, params.shown).iterrows():
         layer, neuron = str(one["layer"]), int(one["neuron"])
@@ -36,8 +41,11 @@ def draw_neurons(
         worth = "silent" if np.isnan(one["dora_q"]) else f"q {one['dora_q']:.2g}"
         title = f"{layer}, {neuron}{' (ticked)' if one['ticked'] else ''}\nrank {one['rank']}, {worth}"
         maps = heatmaps.of(layer, neuron)
-        rows.append(References(title, images.pictures_of(ids), np.stack([maps[i] for i in ids.tolist()])))
-    return neuron_gallery(rows, params.count, ("most relevance", "most activation"))
+        shown, made = images.pictures_of(ids), synthetic.images(layer, neuron)
+        if made is not None:
+            shown = np.concatenate([shown, made / 255 if images.is_signal else made])
+        rows.append(References(title, shown, np.stack([maps[i] for i in ids.tolist()])))
+    return neuron_gallery(rows, params.count, ("most relevance", "most activation", "made for it"))
 
 
 def draw_glocal(

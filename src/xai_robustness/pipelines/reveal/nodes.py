@@ -12,7 +12,7 @@ from xai_robustness.chunks import ArraysJob
 from xai_robustness.concepts.answers import read_table
 from xai_robustness.concepts.image_properties import ASSOCIATION_COLUMNS, image_properties, label_associations
 from xai_robustness.concepts.neuron_heatmaps import Explained, NeuronHeatmaps, first_neurons, heatmaps_job
-from xai_robustness.concepts.neuron_views import marked_neurons, neuron_references, rank_neurons
+from xai_robustness.concepts.neuron_views import checked_layers, marked_neurons, neuron_references, rank_neurons
 from xai_robustness.concepts.prototypes import (
     CONCEPT_COLUMNS,
     PROTOTYPE_COLUMNS,
@@ -23,6 +23,7 @@ from xai_robustness.concepts.prototypes import (
 from xai_robustness.concepts.separability import latent_features
 from xai_robustness.concepts.spectral import RevealParams, embedding_table, find_suspects, laid_out
 from xai_robustness.concepts.suspect_evaluation import evaluate_suspects
+from xai_robustness.concepts.synthetic import SyntheticReferences, synthesis_job
 from xai_robustness.concepts.transplant_list import list_suspects as one_list
 from xai_robustness.concepts.virelay import VirelayJob
 from xai_robustness.datasets.base import ImageSet, take
@@ -118,16 +119,30 @@ def score_suspects(
     return evaluate_suspects(suspect_list, suspect_list_members, artifact_truth)
 
 
+def synthesize_references(
+    latents: Latents,
+    classifier: Classifier,
+    images_fit: dict[str, ImageSet],
+    params: RevealParams,
+    seed: int,
+    device: str,
+) -> ArraysJob:
+    """Make images for every neuron where these are to stand for them; otherwise nothing."""
+    own = params.neurons
+    layers = checked_layers(latents, own) if own.references == "synthetic" else ()
+    sizes = {layer: latents.activations("train", layer, "mean").shape[1] for layer in layers}
+    shape = images_fit["train/biased"].image_shape
+    return synthesis_job(classifier.model, sizes, own.count, shape, seed, device)
+
+
 def order_neurons(
-    latents: Latents, classifier: Classifier, images_fit: dict[str, ImageSet], params: RevealParams, seed: int
+    latents: Latents, synthetic_references: zarr.Group, params: RevealParams, seed: int
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Rank the neurons, find their reference samples, and keep those that a person has ticked."""
     own = params.neurons
-    model = classifier.model if own.references == "synthetic" else None
-    shape = images_fit["train/biased"].image_shape
     ticked = read_table(Path(own.spurious)) if own.spurious else None
     marked = marked_neurons(ticked, latents, Path(own.spurious or "").name)
-    ranking = rank_neurons(latents, own, params.layout, seed, model, shape)
+    ranking = rank_neurons(latents, own, params.layout, seed, SyntheticReferences(synthetic_references))
     return ranking, neuron_references(latents, own), marked
 
 
@@ -153,6 +168,7 @@ def plot_neurons(
     neuron_references: pd.DataFrame,
     spurious_neurons: pd.DataFrame,
     neuron_heatmaps: zarr.Group,
+    synthetic_references: zarr.Group,
     suspect_list: pd.DataFrame,
     suspect_list_members: pd.DataFrame,
     latents: Latents,
@@ -164,7 +180,8 @@ def plot_neurons(
     """Draw what the first neurons answer to, and take the most typical sample of the first suspect apart."""
     images, own_maps = images_fit["train/biased"], NeuronHeatmaps(neuron_heatmaps)
     samples = Explained(latents, classifier.model, images, device)
-    gallery = draw_neurons(neuron_ranking, neuron_references, spurious_neurons, own_maps, images, params.neurons)
+    made = SyntheticReferences(synthetic_references)
+    gallery = draw_neurons(neuron_ranking, neuron_references, spurious_neurons, own_maps, made, images, params.neurons)
     first = suspect_list.sort_values("place")["name"].iloc[:1]
     own = suspect_list_members.loc[suspect_list_members["name"].isin(first), "sample_id"]
     typical = int(own.iloc[0]) if len(own) else None

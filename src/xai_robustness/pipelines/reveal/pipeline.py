@@ -16,6 +16,7 @@ from xai_robustness.pipelines.reveal.nodes import (
     plot_transplants,
     reveal_suspects,
     score_suspects,
+    synthesize_references,
 )
 from xai_robustness.pipelines.wiring import stage
 
@@ -80,8 +81,14 @@ def create_pipeline() -> Pipeline:
                 name="score_suspects",
             ),
             node(
+                synthesize_references,
+                ["latents", "classifier", "images_fit", "params:reveal", "params:seed", "params:device"],
+                "synthetic_references",
+                name="synthesize_references",
+            ),
+            node(
                 order_neurons,
-                ["latents", "classifier", "images_fit", "params:reveal", "params:seed"],
+                ["latents", "synthetic_references", "params:reveal", "params:seed"],
                 ["neuron_ranking", "neuron_references", "spurious_neurons"],
                 name="rank_neurons",
             ),
@@ -107,6 +114,7 @@ def create_pipeline() -> Pipeline:
                     "neuron_references",
                     "spurious_neurons",
                     "neuron_heatmaps",
+                    "synthetic_references",
                     "suspect_list",
                     "suspect_list_members",
                     "latents",
