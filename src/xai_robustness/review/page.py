@@ -34,6 +34,7 @@ def make_app(data: ReviewData) -> Dash:
             html.P(kept, id="kept"),
             dcc.Tabs([_sample_tab(data), _neuron_tab(data)]),
             dcc.Store("ticks", data={}),
+            dcc.Store("neuron-ticks", data={}),
         ],
         style={"fontFamily": "sans-serif", "maxWidth": "1200px", "margin": "auto"},
     )
@@ -145,30 +146,42 @@ def _neuron_callbacks(app: Dash, data: ReviewData) -> None:
         Input("neurons", "selectedData"),
         Input("layer", "value"),
         State("ticks", "data"),
+        State("neuron-ticks", "data"),
     )
-    def show(event: dict[str, Any] | None, layer: str | None, ticks: dict[str, bool]) -> tuple[list[Any], str]:
+    def show(
+        event: dict[str, Any] | None, layer: str | None, ticks: dict[str, bool], turned: dict[str, bool]
+    ) -> tuple[list[Any], str]:
         names = [str(i) for i in selected(event) if str(i).rpartition("/")[0] == layer]
         own = data.neurons[data.neurons["layer"] == layer].sort_values("rank")
         ranked = [f"{layer}/{k}" for k in own["neuron"]]
         chosen = [name for name in ranked if name in set(names)] if names else ranked
         ticked, said = data.ticked_neurons(), _said(data.answers(), ticks)
         before = set(ticked["layer"].astype(str) + "/" + ticked["neuron"].astype(str))
-        tiles = [neuron_tile(data, name, name in before, said) for name in chosen[:NEURONS_AT_ONCE]]
+        on = {**dict.fromkeys(before, True), **turned}
+        tiles = [neuron_tile(data, name, on.get(name, False), said) for name in chosen[:NEURONS_AT_ONCE]]
         kind = "selected" if names else "in the layer"
         return tiles, f"{len(chosen)} neurons {kind}, the first {len(tiles)} by rank are shown."
 
     @app.callback(
         Output("saved-neurons", "children"),
         Input("save-neurons", "n_clicks"),
-        State(neurons_at(), "value"),
+        State("neuron-ticks", "data"),
         prevent_initial_call=True,
     )
-    def save(clicks: int | None, _: list[list[int]]) -> Any:
+    def save(clicks: int | None, turned: dict[str, bool]) -> Any:
         if not clicks:
             return no_update
-        boxes = {box["id"]["name"]: bool(box["value"]) for box in ctx.states_list[0]}
-        count = data.save_neurons(boxes, [name for name, on in boxes.items() if on])
+        count = data.save_neurons(turned, [name for name, on in turned.items() if on])
         return f"Saved to {data.marked}: {count} neurons."
+
+    @app.callback(Output("neuron-ticks", "data"), Input(neurons_at(), "value"), prevent_initial_call=True)
+    def keep(_: list[list[int]]) -> Patch:
+        """What is ticked stays so until it is saved, shown or not."""
+        names = ctx.triggered_prop_ids
+        ticks = Patch()
+        boxes = [one for one in ctx.triggered if one["prop_id"] in names]
+        ticks.update({names[one["prop_id"]]["name"]: bool(one["value"]) for one in boxes})
+        return ticks
 
 
 def _keep_one_state(app: Dash) -> None:
