@@ -5,7 +5,8 @@ calls the nodes of sample_retrieval: vectors of every kind in every layer, of ac
 the true artifact labels of train, with every baseline, chosen on val, judged on test; and the label effort, which
 starts from the suspects that reveal finds. Each cell is kept on disk, so that an interrupted benchmark goes on where it
 stopped. `--limit` stops after so many cells of each study; the results name what was run. `--effort-of` measures the
-label effort alone, on the cells of the reveal benchmark, whose seeds nothing was chosen on.
+label effort alone, on the cells that the reveal benchmark has judged, on whose seeds no part of the refinement was
+chosen.
 """
 
 import argparse

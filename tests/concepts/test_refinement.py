@@ -21,6 +21,7 @@ from xai_robustness.concepts.review import PROPOSAL_COLUMNS, ReviewParams, propo
 from xai_robustness.concepts.suspicion import LIST_COLUMNS, LIST_MEMBER_COLUMNS
 from xai_robustness.types import InputError
 
+NONE = [pd.DataFrame(columns=list(columns)) for columns in (LIST_COLUMNS, LIST_MEMBER_COLUMNS)]
 PARAMS = EffortParams(repeats=2, n_seeds=2, batch=3, max_labels=20)
 
 
@@ -56,7 +57,7 @@ def test_of_a_class_the_first_suspect_that_labels_confirm_stands_for_its_members
     features, artifact = data(n=240, n_artifact=40, gap=1.0)
     carriers, clean = np.flatnonzero(artifact), np.flatnonzero(~artifact)
     labels = {int(carriers[0]): True, int(carriers[1]): True, int(clean[0]): False, int(clean[1]): False}
-    wrong, right = np.array([*clean[:30], carriers[0]]), np.array([*carriers[:25], clean[0]])
+    wrong, right = np.array([*clean[:30], carriers[0]]), np.array([*carriers[:25], clean[0]])  # 1 of 3, 2 of 3
     own = [wrong, right, clean[40:]]
     alone, told = Refiner(features, labels).scorer(), Refiner(features, labels, [own]).scorer()
     assert average_precision_score(artifact, told(features)) > average_precision_score(artifact, alone(features)) + 0.1
@@ -68,11 +69,30 @@ def test_of_a_class_the_first_suspect_that_labels_confirm_stands_for_its_members
     assert (weight[list(labels)] == 1).all() and set(np.delete(weight, list(labels))) == {0.2}
 
 
-def test_a_label_outweighs_what_a_suspect_says():
-    features, artifact = data(n=60, n_artifact=20, gap=4.0)
-    labels = {int(row): bool(artifact[row]) for row in range(60)}
-    all_known, no_suspect = Refiner(features, labels, [[np.flatnonzero(artifact)[:5]]]), Refiner(features, labels)
-    np.testing.assert_allclose(all_known.scorer()(features), no_suspect.scorer()(features), atol=1e-12)
+def test_labels_overrule_a_suspect_and_outweigh_it():
+    features, artifact = data(n=80, n_artifact=30, gap=1.5)
+    x, carriers, clean = features["clear"], np.flatnonzero(artifact), np.flatnonzero(~artifact)
+    rows = [*carriers[:6], *clean[:8]]
+    labels = {int(row): bool(artifact[row]) for row in rows}
+    members = np.array([*carriers[:12], *clean[:4]])  # 6 of the 10 that were looked at carry it
+    scores = Refiner({"clear": x}, labels, [[members]]).scorer()({"clear": x})
+    counted, weight = np.isin(np.arange(80), carriers[:12]), np.full(80, 0.2)
+    weight[rows] = 1
+    difference = np.average(x[counted], axis=0, weights=weight[counted])
+    difference = difference - np.average(x[~counted], axis=0, weights=weight[~counted])
+    assert np.corrcoef(scores, x @ difference)[0, 1] == pytest.approx(1)
+
+
+def test_one_look_does_not_make_a_suspect_believed_and_the_share_of_carriers_is_that_of_the_review():
+    features, artifact = data(n=80, n_artifact=30)
+    carriers, clean = np.flatnonzero(artifact), np.flatnonzero(~artifact)
+    labels = {int(row): bool(artifact[row]) for row in [*carriers[:3], *clean[:8]]}
+    alone = Refiner(features, labels).scorer()(features)
+    once = np.array([carriers[0], *clean[8:30]])
+    np.testing.assert_array_equal(Refiner(features, labels, [[once]]).scorer()(features), alone)
+    impure = [[np.array([*carriers, *clean[:5]])]]  # 3 of 8
+    np.testing.assert_array_equal(Refiner(features, labels, impure).scorer()(features), alone)
+    assert np.abs(Refiner(features, labels, impure, min_purity=0.3).scorer()(features) - alone).max() > 0.1
 
 
 def test_suspects_come_as_rows_of_their_class():
@@ -189,7 +209,7 @@ def labels_of(latents, n_seen=12):
 @pytest.mark.parametrize("strategy", ["highest", "uncertain", "mixed"])
 def test_every_strategy_labels_the_rest_well_and_keeps_the_budget(latents, strategy):
     params = ReviewParams(budget=24, strategy=strategy, rounds=2)
-    labels = refine_labels(labels_of(latents), latents, params, latents.truth("train"), seed=0)
+    labels = refine_labels(labels_of(latents), *NONE, latents, params, latents.truth("train"))
     assert (labels["source"] == "reviewed").sum() == 24
     truth = latents.truth("train").set_index("sample_id")["artifact"]
     assert (labels["artifact"].to_numpy() == truth[labels["sample_id"]].to_numpy()).mean() > 0.95
@@ -197,9 +217,8 @@ def test_every_strategy_labels_the_rest_well_and_keeps_the_budget(latents, strat
 
 def test_a_person_gets_a_table_to_edit_that_can_be_read_back(latents, tmp_path):
     params = ReviewParams(budget=12, strategy="highest")
-    labels = refine_labels(labels_of(latents), latents, params, None, seed=0)
-    none = [pd.DataFrame(columns=list(columns)) for columns in (LIST_COLUMNS, LIST_MEMBER_COLUMNS)]
-    proposed = propose_samples(labels, *none, latents, params, count=10)
+    labels = refine_labels(labels_of(latents), *NONE, latents, params, None)
+    proposed = propose_samples(labels, *NONE, latents, params, count=10)
     assert list(proposed.columns) == list(PROPOSAL_COLUMNS) and len(proposed) == 10
     assert (proposed["class"] == 0).all() and proposed["score"].is_monotonic_decreasing
     reviewed = labels.loc[labels["source"] == "reviewed", "sample_id"]
@@ -209,7 +228,7 @@ def test_a_person_gets_a_table_to_edit_that_can_be_read_back(latents, tmp_path):
     said = read_review(tmp_path / "mine.csv")
     assert said["artifact"].tolist() == [True, False, True]
     assert said["sample_id"].tolist() == proposed["sample_id"].iloc[[0, 1, 3]].tolist()
-    assert propose_samples(labels.assign(artifact=False), *none, latents, params).empty
+    assert propose_samples(labels.assign(artifact=False), *NONE, latents, params).empty
 
 
 def test_repeats_start_from_suspects_and_from_others():

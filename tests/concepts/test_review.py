@@ -4,12 +4,12 @@ import pytest
 from pydantic import ValidationError
 
 from xai_robustness.concepts.answers import read_review
+from xai_robustness.concepts.refinement import best_threshold
 from xai_robustness.concepts.review import (
     CONTROL,
     LABEL_COLUMNS,
     REVIEW_COLUMNS,
     ReviewParams,
-    best_threshold,
     propose_samples,
     refine_labels,
     review_suspects,
@@ -67,7 +67,7 @@ def test_nothing_is_confirmed_without_an_artifact_and_everything_stays_clean(cle
     _, _, reviewed = review(clean_latents)
     assert not reviewed["confirmed"].any() and not reviewed["artifact"].any()
     assert (reviewed["split"] == "train").all() and 0 < len(reviewed) <= 45
-    labels = refine_labels(reviewed, clean_latents, PARAMS, clean_latents.truth("train"), seed=0)
+    labels = refine_labels(reviewed, *suspects_of(clean_latents), clean_latents, PARAMS, clean_latents.truth("train"))
     assert list(labels.columns) == list(LABEL_COLUMNS) and len(labels) == 240
     assert not labels["artifact"].any() and set(labels["source"]) == {"reviewed", "assumed"}
 
@@ -75,7 +75,7 @@ def test_nothing_is_confirmed_without_an_artifact_and_everything_stays_clean(cle
 def test_a_budget_of_zero_confirms_nothing(latents):
     _, _, reviewed = review(latents, ReviewParams(budget=0, val_budget=10))
     assert reviewed.empty and list(reviewed.columns) == list(REVIEW_COLUMNS)
-    labels = refine_labels(reviewed, latents, PARAMS, latents.truth("train"), seed=0)
+    labels = refine_labels(reviewed, *suspects_of(latents), latents, PARAMS, latents.truth("train"))
     assert not labels["artifact"].any() and len(labels) == 240
 
 
@@ -126,7 +126,7 @@ def test_looking_stops_where_a_suspect_cannot_be_confirmed_any_more():
 
 def test_refinement_labels_the_class_and_spends_no_more_than_the_budget(latents):
     _, _, reviewed = review(latents)
-    labels = refine_labels(reviewed, latents, PARAMS, latents.truth("train"), seed=0)
+    labels = refine_labels(reviewed, *suspects_of(latents), latents, PARAMS, latents.truth("train"))
     train = labels[labels["split"] == "train"]
     assert len(train) == 240 and train["sample_id"].is_unique
     assert (train["source"] == "reviewed").sum() <= PARAMS.budget
@@ -140,20 +140,20 @@ def test_refinement_labels_the_class_and_spends_no_more_than_the_budget(latents)
 
 def test_refinement_does_not_read_the_truth_of_samples_it_did_not_look_at(latents):
     _, _, reviewed = review(latents)
-    labels = refine_labels(reviewed, latents, PARAMS, None, seed=0)
+    labels = refine_labels(reviewed, *suspects_of(latents), latents, PARAMS, None)
     assert (labels["source"] == "reviewed").sum() == len(reviewed)
     wrong = latents.truth("train")
     unseen = ~wrong["sample_id"].isin(reviewed["sample_id"])
     wrong.loc[unseen, "artifact"] = ~wrong.loc[unseen, "artifact"]
     spent = PARAMS.model_copy(update={"budget": int((reviewed["split"] == "train").sum())})
-    pd.testing.assert_frame_equal(refine_labels(reviewed, latents, spent, wrong, seed=0), labels)
+    pd.testing.assert_frame_equal(refine_labels(reviewed, *suspects_of(latents), latents, spent, wrong), labels)
 
 
 def test_a_class_that_carries_it_throughout_is_labelled_throughout(throughout):
     samples = np.arange(240)
     reviewed = pd.DataFrame({"sample_id": samples[:30:3], "split": "train", "class": 0, "artifact": True})
     reviewed = reviewed.assign(source="oracle", suspect="a", confirmed=True)
-    labels = refine_labels(reviewed, throughout, ReviewParams(budget=10), None, seed=0)
+    labels = refine_labels(reviewed, *suspects_of(throughout), throughout, ReviewParams(budget=10), None)
     assert labels.groupby("class")["artifact"].mean().to_dict() == {0: 1.0, 1: 0.0, 2: 0.0}
 
 
@@ -169,7 +169,7 @@ def test_a_persons_table_is_the_review(latents, tmp_path):
     best = members.loc[place.sort_values(kind="stable").index].drop_duplicates("sample_id")
     best = best.set_index("sample_id")["name"].reindex(reviewed["sample_id"]).fillna(CONTROL)
     np.testing.assert_array_equal(reviewed["suspect"], best)
-    labels = refine_labels(reviewed, latents, params, None, seed=0)
+    labels = refine_labels(reviewed, *suspects_of(latents), latents, params, None)
     known = latents.truth("train")["artifact"].to_numpy()
     assert (labels[labels["split"] == "train"]["artifact"].to_numpy() == known).mean() > 0.98
 
@@ -184,7 +184,7 @@ def test_a_second_round_adds_to_the_first(latents, tmp_path):
     def labels_from(*paths):
         params = ReviewParams(reviewer="csv", csv=[str(path) for path in paths])
         listed, members, reviewed = review(latents, params)
-        labels = refine_labels(reviewed, latents, params, None, seed=0)
+        labels = refine_labels(reviewed, *suspects_of(latents), latents, params, None)
         seen = labels.loc[labels["source"] == "reviewed"].set_index("sample_id")["artifact"]
         return seen, propose_samples(labels, listed, members, latents, params, count=10)
 
@@ -257,4 +257,7 @@ def test_the_oracle_needs_the_truth_and_a_person_a_table(latents):
 def test_best_threshold_lies_between_separable_groups():
     scores, artifact = np.array([-2.0, -1, 3, 4]), np.array([False, False, True, True])
     assert best_threshold(scores, artifact) == 1
+    mixed, weight = np.array([0.0, 1, 2, 3]), np.array([1.0, 5, 1, 1])
+    carry = np.array([False, True, False, True])
+    assert best_threshold(mixed, carry, weight) == 0.5 and best_threshold(mixed, carry, weight[::-1]) == 2.5
     assert best_threshold(-scores, artifact) in (-5, 3)

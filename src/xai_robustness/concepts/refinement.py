@@ -56,7 +56,10 @@ class Whitening:
     @classmethod
     def of(cls, features: Table) -> "Whitening":
         """Of all samples of a layer, read block by block; InputError where one is not finite."""
-        every = Moments.joined([Moments.of(x) for _, x in blocks(features)])
+        every: Moments | None = None
+        for _, x in blocks(features):
+            every = Moments.joined([*([every] if every else []), Moments.of(x)])
+        assert every is not None
         if not np.isfinite(every.scatter).all():
             raise InputError(
                 "The features parameter of Whitening.of must be finite. Got other values instead: check the "
@@ -81,21 +84,24 @@ def whitenings(latents: LatentsReader) -> dict[str, Whitening]:
 class Refiner:
     """Scores of all samples from the labels so far, by a discriminant in the layer that tells them apart best.
 
-    The direction is the difference of the means of whitened features. Of each class the first suspect of which half of
-    the samples that were looked at carry the artifact is believed: its other members count as carriers and all other
-    samples as clean, each a fifth of one that was looked at. Without such a suspect the labels count alone; with fewer
-    than two of a clean sample the unlabelled ones stand for that side. Layers are compared out of fold; a single sample
-    cannot be held out: then the last layer is used. Without a carrier there is nothing to score by.
+    The direction is the difference of the means of whitened features. Of each class the first suspect is believed of
+    which two samples carry the artifact, and `min_purity` of those that were looked at: its other members count as
+    carriers and all other samples as clean, each a fifth of one that was looked at. Without such a suspect the labels
+    count alone; with fewer than two of a clean sample the unlabelled ones stand for that side. Layers are compared out
+    of fold; a single sample cannot be held out: then the last layer is used. Without a carrier there is nothing to
+    score by.
 
     Attributes:
         features: layer -> whitened features (N,K) of all samples.
         labels: row -> whether it carries the artifact.
         suspects: by class, the rows of the members of its suspects, the most suspicious first.
+        min_purity: share of carriers among the members that were looked at from which a suspect is believed.
     """
 
     features: Mapping[str, Float[np.ndarray, "n k"]]
     labels: dict[int, bool] = field(default_factory=dict)
     suspects: Sequence[Sequence[Int[np.ndarray, " m"]]] = ()
+    min_purity: float = 0.5
 
     @property
     def size(self) -> int:
@@ -121,7 +127,7 @@ class Refiner:
         assert best is not None
         _, layer, scores = best
         direction = _direction(self.features[layer][rows], artifact, weight)
-        threshold = best_threshold(scores, artifact)
+        threshold = best_threshold(scores, artifact, weight)
         return lambda features: features[layer] @ direction - threshold
 
     def _sides(self) -> tuple[np.ndarray, np.ndarray]:
@@ -139,7 +145,7 @@ class Refiner:
 
     def _carries(self, rows: Int[np.ndarray, " m"]) -> bool:
         seen = [self.labels[int(row)] for row in rows if int(row) in self.labels]
-        return sum(seen) > 0 and 2 * sum(seen) >= len(seen)
+        return sum(seen) > 1 and sum(seen) >= self.min_purity * len(seen)
 
     def propose(self, scores: Float[np.ndarray, " n"], count: int, strategy: Strategy) -> Int[np.ndarray, " m"]:
         """The next rows to look at, the first ones first; fewer than `count` where fewer are left."""
@@ -171,12 +177,24 @@ def held_out(
     return scores
 
 
-def best_threshold(scores: Float[np.ndarray, " n"], artifact: Bool[np.ndarray, " n"]) -> float:
-    """Threshold with the best balanced accuracy, in the middle between two scores; among equals the one nearest 0."""
-    order = np.unique(scores)
+def best_threshold(
+    scores: Float[np.ndarray, " n"], artifact: Bool[np.ndarray, " n"], weight: Float[np.ndarray, " n"] | None = None
+) -> float:
+    """Threshold with the best balanced accuracy, in the middle between two scores; among equals the one nearest 0.
+
+    Args:
+        scores: (N,).
+        artifact: which samples should lie above; both kinds must be there.
+        weight: what each sample counts; None: all the same.
+    """
+    weight = np.ones(len(scores)) if weight is None else weight
+    order, place = np.unique(scores, return_inverse=True)
     cuts = np.concatenate([[order[0] - 1], (order[1:] + order[:-1]) / 2, [order[-1] + 1]])
-    above = scores[None, :] > cuts[:, None]
-    balanced = above[:, artifact].mean(1) + (~above[:, ~artifact]).mean(1)
+    below = [
+        np.concatenate([[0.0], np.cumsum(np.bincount(place, weight * side, len(order)))]) / weight[side].sum()
+        for side in (artifact, ~artifact)
+    ]
+    balanced = below[1] - below[0]
     best = np.flatnonzero(balanced >= balanced.max() - 1e-12)
     return float(cuts[best[np.abs(cuts[best]).argmin()]])
 

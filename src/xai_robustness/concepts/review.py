@@ -11,14 +11,9 @@ import pandas as pd
 from pydantic import Field, field_validator, model_validator
 
 from xai_robustness.concepts.answers import read_reviews
-from xai_robustness.concepts.cav import fit_cav
-from xai_robustness.concepts.directions import mean_direction
-from xai_robustness.concepts.labelled import Labelled, stratified_folds
-from xai_robustness.concepts.refinement import Refiner, Strategy, best_threshold, suspect_rows, whitenings
+from xai_robustness.concepts.refinement import Refiner, Strategy, suspect_rows, whitenings
 from xai_robustness.concepts.samples import SAMPLE_COLUMNS, LatentsReader, rows_of, sample_table
-from xai_robustness.concepts.separability import separation
 from xai_robustness.concepts.suspicion import in_order
-from xai_robustness.metrics.ranking import average_precision
 from xai_robustness.randomness import numpy_rng
 from xai_robustness.types import InputError, Params
 
@@ -192,20 +187,26 @@ def _from_tables(
 
 
 def refine_labels(
-    reviewed: pd.DataFrame, latents: LatentsReader, params: ReviewParams, truth: pd.DataFrame | None, seed: int
+    reviewed: pd.DataFrame,
+    suspects: pd.DataFrame,
+    members: pd.DataFrame,
+    latents: LatentsReader,
+    params: ReviewParams,
+    truth: pd.DataFrame | None,
 ) -> pd.DataFrame:
     """Artifact labels of all train samples (and of the reviewed validation samples) from a few reviewed ones.
 
-    In the classes with a confirmed suspect a ridge CAV is fitted on the reviewed samples, in the layer where its
-    out-of-fold average precision is best; the oracle spends what is left of the budget, in `params.rounds`
-    rounds, on the samples that `params.strategy` proposes; the CAV labels the rest. Other classes are assumed clean.
+    The classes with a confirmed suspect are scored from the reviewed samples (see `refinement.Refiner`); the oracle
+    spends what is left of the budget, in `params.rounds` rounds, on the samples that `params.strategy` proposes; the
+    scores label the rest; with fewer than two labels of a side, what most of them say. Other classes are assumed clean.
 
     Args:
         reviewed: of `review_suspects`.
-        latents: of the biased train and val split.
+        suspects: the one list, of `suspicion.Lists`.
+        members: their samples, of `suspicion.Lists`.
+        latents: of the biased train split.
         params: see `ReviewParams`.
         truth: sample_id and artifact of biased train; None: no more looks.
-        seed: the run's seed.
 
     Returns:
         `LABEL_COLUMNS`, where source is reviewed, propagated or assumed. With no confirmed suspect nothing is
@@ -219,7 +220,11 @@ def refine_labels(
     if scope.any():
         answers = _answers(truth) if truth is not None and params.reviewer == "oracle" else {}
         left = params.budget - int((reviewed["split"] == "train").sum()) if answers else 0
-        artifact[scope] = _propagate(ids[scope], latents, known, answers, max(left, 0), params)
+        own = ids[scope]
+        refiner = _refiner(own, suspects, members, latents, known, params)
+        _look_further(refiner, own, answers, max(left, 0), params)
+        known |= {int(own[row]): answer for row, answer in refiner.labels.items()}
+        artifact[scope] = _predicted(refiner)
     seen = np.isin(ids, list(known))
     artifact[seen] = [known[int(i)] for i in ids[seen]]
     train["artifact"] = artifact
@@ -256,71 +261,46 @@ def propose_samples(
     assumed = labels.loc[labels["source"] == "assumed", "class"]
     scope = np.flatnonzero(~train["class"].isin(assumed))
     known = _answers(reviewed)
-    ids = train["sample_id"].to_numpy()[scope]
-    seen = {row: known[int(i)] for row, i in enumerate(ids) if int(i) in known}
-    if not any(seen.values()):
+    if not any(known.values()):
         return pd.DataFrame(columns=list(PROPOSAL_COLUMNS))
-    features = {
-        layer: whitened(latents.activations("train", layer, "max")[scope])
-        for layer, whitened in whitenings(latents).items()
-    }
-    refiner = Refiner(features, seen, suspect_rows(suspects, members, ids))
+    refiner = _refiner(train["sample_id"].to_numpy()[scope], suspects, members, latents, known, params)
     scorer = refiner.scorer()
     if scorer is None:
         return pd.DataFrame(columns=list(PROPOSAL_COLUMNS))
-    scores = scorer(features)
+    scores = scorer(refiner.features)
     rows = refiner.propose(scores, count, params.strategy)
     table = train.iloc[scope[rows]].assign(score=scores[rows], artifact="")
     return table.reset_index(drop=True)[list(PROPOSAL_COLUMNS)]
 
 
-def _propagate(
+def _refiner(
     ids: np.ndarray,
+    suspects: pd.DataFrame,
+    members: pd.DataFrame,
     latents: LatentsReader,
     known: dict[int, bool],
-    answers: dict[int, bool],
-    left: int,
     params: ReviewParams,
-) -> np.ndarray:
-    """Predicted artifacts of the samples `ids`; adds what it looks at to `known`."""
-    rows, _ = rows_of(latents.sample_ids("train"), ids)  # ids come in the order of the latents
-    features = {layer: latents.activations("train", layer, "max")[rows] for layer in latents.layers}
-    margin = _margins(ids, features, known)
+) -> Refiner:
+    """Of the samples `ids`, which come in the order of the latents, with those labels that are known."""
+    rows, _ = rows_of(latents.sample_ids("train"), ids)
+    features = {
+        layer: whitened(latents.activations("train", layer, "max")[rows])
+        for layer, whitened in whitenings(latents).items()
+    }
+    labels = {row: known[int(i)] for row, i in enumerate(ids) if int(i) in known}
+    return Refiner(features, labels, suspect_rows(suspects, members, ids), params.min_purity)
+
+
+def _predicted(refiner: Refiner) -> np.ndarray:
+    """Which samples carry the artifact by their scores; where fewer than two labels differ, what most of them say."""
+    labels = np.array(list(refiner.labels.values()), bool)
+    scorer = refiner.scorer() if min(labels.sum(), (~labels).sum()) > 1 else None
+    return scorer(refiner.features) > 0 if scorer else np.full(refiner.size, labels.mean() >= 0.5)
+
+
+def _look_further(refiner: Refiner, ids: np.ndarray, answers: dict[int, bool], left: int, params: ReviewParams) -> None:
+    """Look at `left` of the samples, in rounds, the ones worth most first."""
     for share in np.diff(np.linspace(0, left, params.rounds + 1).astype(int)):
-        refiner = Refiner(features, {row: known[int(i)] for row, i in enumerate(ids) if int(i) in known})
-        chosen = ids[refiner.propose(margin, int(share), params.strategy)]
-        known.update({int(i): answers[int(i)] for i in chosen})
-        margin = _margins(ids, features, known) if len(chosen) else margin
-    return margin > 0
-
-
-def out_of_fold(features: np.ndarray, artifact: np.ndarray, layer: str) -> np.ndarray:
-    """Scores (N,) of folds that took no part in the fit, in units of the features (N,K).
-
-    By ridge; where a side has two labels, of which a fold leaves one, by the difference of the means. In sample every
-    layer of more channels than labels would tell them apart. Two labels of a side at least.
-    """
-    x, scores = np.asarray(features, np.float64), np.zeros(len(artifact))
-    few = min(artifact.sum(), (~artifact).sum()) < 3
-    for train, test in stratified_folds(artifact).split(x, artifact):
-        if few:
-            direction, offset, _ = mean_direction(Labelled(x[train], artifact[train], layer))
-            scores[test] = (x[test] @ direction + offset) / (np.linalg.norm(direction) or 1.0)
-        else:
-            scores[test] = fit_cav(x[train], artifact[train], "ridge", layer).scores(x[test])
-    return scores
-
-
-def _margins(ids: np.ndarray, features: dict[str, np.ndarray], known: dict[int, bool]) -> np.ndarray:
-    """Score less threshold of every sample, by the layer that tells the known ones apart best."""
-    seen = np.isin(ids, list(known))
-    artifact = np.array([known[int(i)] for i in ids[seen]], bool)
-    if min(artifact.sum(), (~artifact).sum()) < 2:  # nothing to tell apart: what most reviewed samples show
-        return np.full(len(ids), 1.0 if artifact.mean() >= 0.5 else -1.0)
-    scores = {layer: out_of_fold(x[seen], artifact, layer) for layer, x in features.items()}
-    layer = max(
-        scores,
-        key=lambda name: (round(average_precision(scores[name], artifact), 9), separation(scores[name], artifact)),
-    )
-    cav = fit_cav(features[layer][seen], artifact, "ridge", layer)
-    return cav.scores(features[layer]) - best_threshold(scores[layer], artifact)
+        if scorer := refiner.scorer():
+            rows = refiner.propose(scorer(refiner.features), int(share), params.strategy)
+            refiner.labels.update({int(row): answers[int(ids[row])] for row in rows})

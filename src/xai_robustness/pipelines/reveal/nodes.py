@@ -130,7 +130,7 @@ def synthesize_references(
     """Make images for every neuron where these are to stand for them; otherwise nothing."""
     own = params.neurons
     layers = checked_layers(latents, own) if own.references == "synthetic" else ()
-    sizes = {layer: latents.activations("train", layer, "mean").shape[1] for layer in layers}
+    sizes = {layer: latents.stored("train", f"activations/{layer}/mean").shape[1] for layer in layers}
     shape = images_fit["train/biased"].image_shape
     return synthesis_job(classifier.model, sizes, own.count, shape, seed, device)
 

@@ -46,10 +46,15 @@ def review_samples(
 
 
 def propagate_labels(
-    reviewed_labels: pd.DataFrame, latents: Latents, artifact_truth: pd.DataFrame, params: RetrievalParams, seed: int
+    reviewed_labels: pd.DataFrame,
+    suspect_list: pd.DataFrame,
+    suspect_list_members: pd.DataFrame,
+    latents: Latents,
+    artifact_truth: pd.DataFrame,
+    params: RetrievalParams,
 ) -> pd.DataFrame:
     """Label all training samples from the reviewed ones."""
-    return refine_labels(reviewed_labels, latents, params.review, artifact_truth, seed)
+    return refine_labels(reviewed_labels, suspect_list, suspect_list_members, latents, params.review, artifact_truth)
 
 
 def propose_next(

@@ -35,7 +35,14 @@ def create_pipeline() -> Pipeline:
             ),
             node(
                 propagate_labels,
-                ["reviewed_labels", "latents", "artifact_truth", "params:sample_retrieval", "params:seed"],
+                [
+                    "reviewed_labels",
+                    "suspect_list",
+                    "suspect_list_members",
+                    "latents",
+                    "artifact_truth",
+                    "params:sample_retrieval",
+                ],
                 "artifact_labels",
                 name="refine_labels",
             ),
