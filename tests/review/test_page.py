@@ -120,7 +120,9 @@ def test_tick_neurons_and_their_reference_samples_in_the_browser_and_the_next_ru
     tab.locator("#save-references").click()
     tab.get_by_text("2 with, 2 without").wait_for()
     assert data.answers() == {100: False, 101: True, 102: True, 104: False}
-    tab.locator("#shown-neurons .neuron input").first.check()
+    with tab.expect_response(lambda answer: "update-component" in answer.url):  # the page remembers the tick
+        tab.locator("#shown-neurons .neuron input").first.check()
+    tab.wait_for_timeout(500)
     tab.evaluate("document.querySelector('#neurons .js-plotly-plot').emit('plotly_deselect')")
     tab.get_by_text("4 neurons in the layer").wait_for()  # shown anew, and the tick is not lost
     assert tab.locator("#shown-neurons .neuron input:checked").count() == 1
