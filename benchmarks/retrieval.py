@@ -27,7 +27,7 @@ from xai_robustness.attribution.latents import Latents
 from xai_robustness.concepts.cav import BASELINES, CavParams
 from xai_robustness.concepts.directions import CAV_KINDS
 from xai_robustness.concepts.params import RetrievalParams
-from xai_robustness.concepts.refinement import RANDOM, EffortParams, Known, Refiner, label_curve, whitenings
+from xai_robustness.concepts.refinement import RANDOM, EffortParams, Refiner, ReportSet, label_curve, whitenings
 from xai_robustness.concepts.samples import sample_table
 from xai_robustness.concepts.spectral import RevealParams, find_suspects
 from xai_robustness.concepts.transplant_list import list_suspects
@@ -76,7 +76,7 @@ def measure(cell: Cell, folder: Path, device: str) -> tuple[dict, pd.DataFrame]:
     latents, images = latents_of(folder), images_of(cell)
     truth = truth_of(images)
     labels = oracle_labels(latents, truth)
-    cavs = fit_concept_vectors(labels, latents, PARAMS)
+    cavs = fit_concept_vectors(labels, latents, PARAMS, cell.name, cell.seed)
     scores, metrics = score_samples(latents, latents, cavs, labels, images, PARAMS, cell.seed)
     chosen = choose_vector(latents, cavs, labels, cell.seed)
     effort, about = effort_of(cell, folder, latents, truth, images, device)
@@ -142,7 +142,7 @@ def random_everywhere(cell: Cell, latents: Latents, truth: pd.DataFrame, test: I
     tables = []
     for repeat in range(EVERYWHERE.repeats):
         rng = numpy_rng(cell.seed, "effort", "everywhere", repeat)
-        curve = label_curve(Refiner(features), artifact, [], Known(reported, known), EVERYWHERE, RANDOM, rng)
+        curve = label_curve(Refiner(features), artifact, [], ReportSet(reported, known), EVERYWHERE, RANDOM, rng)
         tables.append(curve.assign(strategy=RANDOM_ALL, repeat=repeat))
     return pd.concat(tables, ignore_index=True)
 

@@ -8,8 +8,8 @@ from xai_robustness.concepts.answers import read_review
 from xai_robustness.concepts.refinement import (
     CURVE_COLUMNS,
     EffortParams,
-    Known,
     Refiner,
+    ReportSet,
     Whitening,
     _seeds,
     effort_curves,
@@ -165,7 +165,7 @@ def test_a_curve_counts_what_was_looked_at_and_ends_at_the_budget():
     test_features, test_artifact = data(seed=1)
     rng = np.random.default_rng(0)
     seeds = np.flatnonzero(artifact)[:2].tolist()
-    test = Known(test_features, test_artifact)
+    test = ReportSet(test_features, test_artifact)
     curve = label_curve(Refiner(features), artifact, seeds, test, PARAMS, "highest", rng)
     assert curve["labels"].tolist() == [2, 5, 8, 11, 14, 17, 20]
     assert curve["found"].iloc[0] == 2 and curve["found"].is_monotonic_increasing
@@ -178,7 +178,7 @@ def test_looking_at_suspects_needs_fewer_labels_than_looking_at_random():
     test_features, test_artifact = data(n=240, n_artifact=16, seed=1)
     suspects = [np.flatnonzero(artifact)]
     params = EffortParams(repeats=2, n_seeds=3, batch=6, max_labels=33, strategies=("mixed",), target=0.8)
-    curves = effort_curves(features, artifact, suspects, Known(test_features, test_artifact), params, seed=0)
+    curves = effort_curves(features, artifact, suspects, ReportSet(test_features, test_artifact), params, seed=0)
     assert list(curves.columns) == list(CURVE_COLUMNS)
     effort = label_effort(curves, 0.8, 33).set_index("strategy")
     assert effort.loc["mixed", "reached"] == 2
@@ -195,7 +195,7 @@ def test_a_repeat_that_never_reaches_the_target_counts_with_all_its_labels():
 def test_effort_needs_test_samples_of_both_kinds():
     features, artifact = data()
     with pytest.raises(InputError, match="with and without"):
-        effort_curves(features, artifact, [], Known(features, np.zeros(120, bool)), PARAMS, seed=0)
+        effort_curves(features, artifact, [], ReportSet(features, np.zeros(120, bool)), PARAMS, seed=0)
 
 
 def labels_of(latents, n_seen=12):

@@ -14,6 +14,7 @@ from xai_robustness.concepts.labelled import Table, blocks, stratified_folds
 from xai_robustness.concepts.moments import Moments
 from xai_robustness.concepts.samples import LatentsReader
 from xai_robustness.concepts.separability import separation
+from xai_robustness.concepts.suspicion import in_order
 from xai_robustness.metrics.ranking import Ranking, average_precision
 from xai_robustness.randomness import numpy_rng
 from xai_robustness.types import InputError, Params
@@ -203,17 +204,15 @@ def suspect_rows(
     suspects: pd.DataFrame, members: pd.DataFrame, sample_ids: Int[np.ndarray, " n"]
 ) -> list[list[Int[np.ndarray, " m"]]]:
     """By class, the rows in `sample_ids` of the members of its suspects of several samples, as they are listed."""
-    row = pd.Series(np.arange(len(sample_ids)), sample_ids)
-    several = suspects[suspects["kind"] != "sample"].sort_values("place")
-    found = []
-    for _, own in several.groupby("class", sort=False):
-        ids = [members.loc[members["name"] == name, "sample_id"] for name in own["name"]]
-        found.append([row.reindex(some).dropna().to_numpy(int) for some in ids])
-    return found
+    row, classes = pd.Series(np.arange(len(sample_ids)), sample_ids), suspects.set_index("name")["class"]
+    found: dict[int, list[np.ndarray]] = {}
+    for name, own in in_order(suspects, members).groupby("name", sort=False):
+        found.setdefault(classes[name], []).append(row.reindex(own["sample_id"]).dropna().to_numpy(int))
+    return list(found.values())
 
 
 @dataclass(frozen=True, eq=False)
-class Known:
+class ReportSet:
     """What the effort is judged on.
 
     Attributes:
@@ -229,7 +228,7 @@ def label_curve(
     refiner: Refiner,
     artifact: Bool[np.ndarray, " n"],
     seeds: Sequence[int],
-    test: Known,
+    test: ReportSet,
     params: EffortParams,
     strategy: str,
     rng: np.random.Generator,
@@ -296,7 +295,7 @@ def effort_curves(
     features: Mapping[str, Float[np.ndarray, "n k"]],
     artifact: Bool[np.ndarray, " n"],
     suspects: Sequence[Int[np.ndarray, " m"]],
-    test: Known,
+    test: ReportSet,
     params: EffortParams,
     seed: int,
 ) -> pd.DataFrame:

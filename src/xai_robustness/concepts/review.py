@@ -300,7 +300,7 @@ def _predicted(refiner: Refiner) -> np.ndarray:
 
 def _look_further(refiner: Refiner, ids: np.ndarray, answers: dict[int, bool], left: int, params: ReviewParams) -> None:
     """Look at `left` of the samples, in rounds, the ones worth most first."""
-    for share in np.diff(np.linspace(0, left, params.rounds + 1).astype(int)):
-        if scorer := refiner.scorer():
-            rows = refiner.propose(scorer(refiner.features), int(share), params.strategy)
+    for share in np.diff(np.linspace(0, left, params.rounds + 1).astype(int)).tolist():
+        if share and (scorer := refiner.scorer()):
+            rows = refiner.propose(scorer(refiner.features), share, params.strategy)
             refiner.labels.update({int(row): answers[int(ids[row])] for row in rows})

@@ -177,11 +177,15 @@ def _neuron_callbacks(app: Dash, data: ReviewData) -> None:
     @app.callback(Output("neuron-ticks", "data"), Input(neurons_at(), "value"), prevent_initial_call=True)
     def keep(_: list[list[int]]) -> Patch:
         """What is ticked stays so until it is saved, shown or not."""
-        names = ctx.triggered_prop_ids
         ticks = Patch()
-        boxes = [one for one in ctx.triggered if one["prop_id"] in names]
-        ticks.update({names[one["prop_id"]]["name"]: bool(one["value"]) for one in boxes})
+        ticks.update({name: bool(value) for name, value in _turned("name").items()})
         return ticks
+
+
+def _turned(part: str) -> dict[Any, Any]:
+    """Values of the boxes that called, by a part of their ids."""
+    names = ctx.triggered_prop_ids
+    return {names[one["prop_id"]][part]: one["value"] for one in ctx.triggered if one["prop_id"] in names}
 
 
 def _keep_one_state(app: Dash) -> None:
@@ -194,8 +198,7 @@ def _keep_one_state(app: Dash) -> None:
         prevent_initial_call=True,
     )
     def turn(_: list[list[int]]) -> tuple[list[Any], Patch]:
-        names = ctx.triggered_prop_ids
-        turned = {names[one["prop_id"]]["sample"]: one["value"] for one in ctx.triggered if one["prop_id"] in names}
+        turned = _turned("sample")
         ticks = Patch()
         ticks.update({str(i): bool(value) for i, value in turned.items()})
         return [turned.get(box["id"]["sample"], no_update) for box in ctx.inputs_list[0]], ticks

@@ -9,7 +9,7 @@ from xai_robustness.concepts.cav import Cavs
 from xai_robustness.concepts.params import RetrievalParams
 from xai_robustness.concepts.refinement import (
     CURVE_COLUMNS,
-    Known,
+    ReportSet,
     effort_curves,
     label_effort,
     suspect_rows,
@@ -94,7 +94,7 @@ def measure_effort(
             reported[layer] = whitened(report_latents.activations("test", layer, "max"))
         known = pd.Series(test.has_artifact, test.sample_ids).loc[report_latents.sample_ids("test")].to_numpy(bool)
         (suspects, *_) = suspect_rows(suspect_list, suspect_list_members, ids)
-        curves = effort_curves(features, artifact, suspects, Known(reported, known), effort, seed)
+        curves = effort_curves(features, artifact, suspects, ReportSet(reported, known), effort, seed)
     return curves, label_effort(curves, effort.target, effort.max_labels), effort_figure(curves, effort.target)
 
 
