@@ -19,7 +19,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from xai_robustness.attribution.base import Attributor
+from xai_robustness.attribution.base import Attributor, Shared
 from xai_robustness.attribution.many import count_passes
 from xai_robustness.corruptions import corrupt
 from xai_robustness.datasets.base import ImageSet
@@ -53,15 +53,15 @@ def counted() -> Iterator[Counter[str]]:
     seen: Counter[str] = Counter()
     original = Attributor.explain
 
-    def explain(self, shared):
+    def explain(self: Attributor, shared: Shared) -> torch.Tensor:
         seen[type(self).__name__] += len(shared.images)
         return original(self, shared)
 
-    Attributor.explain = explain
+    Attributor.explain = explain  # type: ignore[method-assign]
     try:
         yield seen
     finally:
-        Attributor.explain = original
+        Attributor.explain = original  # type: ignore[method-assign]
 
 
 def pairwise(model: nn.Sequential, data: ImageSet, params: RobustnessParams) -> None:
@@ -91,7 +91,9 @@ def rows() -> list[dict[str, object]]:
         "ours": lambda: agreement_metrics({"vanilla": model}, data, params, 0, "cpu", layer),
         "peer": lambda: pairwise(model, data, params),
     }
-    times, forward, explained = {}, {}, {}
+    times: dict[str, float] = {}
+    forward: dict[str, float] = {}
+    explained: dict[str, float] = {}
     for key, call in calls.items():
         with counted() as seen, count_passes(model) as passes:
             started = time.process_time()

@@ -92,7 +92,7 @@ def predictions(given: argparse.Namespace) -> Any:
         steps, length = 10, eps / 4
         ours = robust_accuracy(model, data["test"], PGD(make_budget(norm, eps), steps, length), batch_size=156)
         torch.manual_seed(0)
-        kind = foolbox.attacks.LinfPGD if norm == "linf" else foolbox.attacks.L2PGD
+        kind: Any = foolbox.attacks.LinfPGD if norm == "linf" else foolbox.attacks.L2PGD
         peer = kind(abs_stepsize=length, rel_stepsize=None, steps=steps)
         fool = peer(foolbox.PyTorchModel(model, (0, 1)), x, y, epsilons=eps)[1]
         estimator = PyTorchClassifier(

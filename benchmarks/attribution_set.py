@@ -15,7 +15,9 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -92,12 +94,10 @@ def peer(model: nn.Sequential, images: Tensor, targets: Tensor, mean: Tensor) ->
     for p in PATCHES:
         row = torch.arange(side) // p
         grid = (row[:, None] * (int(row[-1]) + 1) + row)[None, None]
-        calls[f"feature_ablation_{p}"] = lambda grid=grid: c.FeatureAblation(model).attribute(
-            x, 0.5, target=targets, feature_mask=grid
-        )
-        calls[f"occlusion_{p}"] = lambda p=p: c.Occlusion(model).attribute(
-            x, (3, p, p), (3, p // 2, p // 2), mean[None], target=targets
-        )
+        ablate, occlude = c.FeatureAblation(model).attribute, c.Occlusion(model).attribute
+        calls[f"feature_ablation_{p}"] = partial(ablate, x, 0.5, target=targets, feature_mask=grid)
+        window = (x, (3, p, p), (3, p // 2, p // 2), mean[None])
+        calls[f"occlusion_{p}"] = partial(occlude, *window, target=targets)
     with count_passes(model) as passes:
         found = {key: call().detach() for key, call in calls.items()}
     assert all(len(each) == n for each in found.values())
@@ -118,7 +118,8 @@ def child(which: str, case: str, file: str) -> None:
     found, passes = run(model, images, targets, mean)
     seconds = time.process_time() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    np.savez(file, **{key: value.numpy() for key, value in found.items()})
+    arrays: dict[str, Any] = {key: value.numpy() for key, value in found.items()}
+    np.savez(file, **arrays)
     print(json.dumps({"seconds": seconds, "passes": passes, "peak_mb": peak / 1024, "start_mb": before / 1024}))
 
 

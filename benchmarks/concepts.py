@@ -15,7 +15,10 @@ import sys
 import time
 import venv
 import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -58,7 +61,8 @@ def make_latents() -> np.ndarray:
 def spray(runs: int) -> list[dict[str, object]]:
     """Neighbour graph, 32 eigenpairs and KMeans: time and memory of both sides, and how far the results agree."""
     pythons = {"ours": Path(sys.executable), "peer": corelay_python()}
-    features, found = FOLDER / "features.npy", {"ours": [], "peer": []}
+    features = FOLDER / "features.npy"
+    found: dict[str, list[dict]] = {"ours": [], "peer": []}
     np.save(features, make_latents())
     for _ in range(runs):
         for side, python in pythons.items():
@@ -115,7 +119,7 @@ def cavs(n: int, k: int, shift: float) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for kind in ("signal", "ridge", "svm"):
         fit_cav(x, artifact, kind, "layer")
-        spent, cav = _processor(lambda kind=kind: fit_cav(x, artifact, kind, "layer"))
+        spent, cav = _processor(partial(fit_cav, x, artifact, kind, "layer"))
         row: dict[str, object] = {
             "case": f"{kind} vector, {n} x {k}",
             "ours": round(spent, 4),
@@ -126,7 +130,7 @@ def cavs(n: int, k: int, shift: float) -> list[dict[str, object]]:
     return rows
 
 
-def _processor(call):
+def _processor(call: Callable[[], Any]) -> tuple[float, Any]:
     started = time.process_time()
     result = call()
     return time.process_time() - started, result

@@ -151,8 +151,8 @@ def law(minutes: float) -> None:
             sys.stdout.write(f"{case} {cases[case]}\n")
     record = {"columns": COLUMNS, "n": IN_LAW, "versions": {k: version(k) for k in ("torch", "numpy", "pillow")}}
     RESULTS.write_text(json.dumps({**record, "cases": cases}, indent=1) + "\n")
-    source = f"medmnistc 0.1.0 on {IN_LAW} test images of the phantom at 224 pixels; of the first {FIRST} each"
-    FIXTURE.write_text(json.dumps({"source": source, **record, "cases": kept}) + "\n")
+    said = f"medmnistc 0.1.0 on {IN_LAW} test images of the phantom at 224 pixels; of the first {FIRST} each"
+    FIXTURE.write_text(json.dumps({"source": said, **record, "cases": kept}) + "\n")
 
 
 def _ours(case: str, given: dict[bool, np.ndarray]) -> np.ndarray:

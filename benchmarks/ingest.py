@@ -73,7 +73,7 @@ def make_ecg(folder: Path, n: int, sizes: tuple[int, ...]) -> None:
             values = np.random.default_rng(i).normal(0, 0.3, (1000, 12)).cumsum(0)
             options = {"fs": 100, "units": ["mV"] * 12, "sig_name": list(LEADS), "fmt": ["16"] * 12}
             wfdb.wrsamp(name, p_signal=values - values.mean(0), write_dir=str(folder / "records"), **options)
-    statements = [
+    statements: list[dict[str, object]] = [
         {"": code, "diagnostic": "1.0", "diagnostic_class": group, "diagnostic_subclass": code}
         for code, group in (("NORM", "NORM"), ("IMI", "MI"))
     ]

@@ -124,12 +124,12 @@ def main() -> None:
     versions = {name: version(name) for name in ("torch", "zennit", "scikit-learn")}
     record: dict[str, object] = {"machine": platform.processor() or platform.machine(), "versions": versions}
     record |= {"cells_planned": len(wanted), "cells_run": done}
-    record |= {"rows": summary(rows) if rows else [], "pooled": pooled(rows) if rows else []}
-    record |= {"localization": places, "results": rows}
+    table, together = (summary(rows), pooled(rows)) if rows else ([], [])
+    record |= {"rows": table, "pooled": together, "localization": places, "results": rows}
     write_record(RESULTS, record)
-    for row in record["pooled"]:
+    for row in together:
         print(row)
-    for row in record["rows"]:
+    for row in table:
         print({key: value[0] if isinstance(value, list) else value for key, value in row.items()})
 
 

@@ -81,9 +81,10 @@ def measure(cell: Cell, folder: Path, device: str) -> tuple[dict, pd.DataFrame]:
     chosen = choose_vector(latents, cavs, labels, cell.seed)
     effort, about = effort_of(cell, folder, latents, truth, images, device)
     found: dict[str, object] = {"cell": cell.name, **json.loads((folder / "finished.json").read_text())}
-    found |= {
-        f"{split}_carriers": int(images[f"{split}/biased"].has_artifact.sum()) for split in ("train", "val", "test")
-    }
+    for split in ("train", "val", "test"):
+        artifact = images[f"{split}/biased"].has_artifact
+        assert artifact is not None
+        found[f"{split}_carriers"] = int(artifact.sum())
     found |= {"test_samples": len(images["test/biased"])} | chosen_of(metrics, chosen)
     found["in_class"] = in_class(scores, labels, "{layer}/{kind}".format(**chosen))
     metrics.to_csv(table, index=False)

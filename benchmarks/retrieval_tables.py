@@ -1,9 +1,10 @@
 """What the retrieval benchmark says of its cells together: metrics by kind and layer, and labels by strategy."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from reveal_cells import Cell
 
 from xai_robustness.concepts.cav import BASELINES, CavParams
 from xai_robustness.concepts.retrieval import choose_cav
@@ -15,7 +16,7 @@ TEST = tuple(RANGES)
 SELECTION = ("average_precision", "auroc", "separation")
 RANDOM_ALL = "random, all classes"
 BAR, LABELS = 0.9, 20
-Found = tuple[object, dict, pd.DataFrame]
+Found = tuple[Cell, dict, pd.DataFrame]
 
 
 def chosen_of(metrics: pd.DataFrame, chosen: dict[str, str]) -> dict[str, object]:
@@ -44,11 +45,11 @@ def best_subject(metrics: pd.DataFrame) -> tuple[str, str]:
 
 def _test_metrics(metrics: pd.DataFrame, layer: str, kind: str) -> dict[str, object]:
     own = metrics[(metrics["layer"] == layer) & (metrics["kind"] == kind)].set_index("metric")
-    intervals = {name: own.loc[f"test/biased/{name}", ["value", "ci_low", "ci_high"]] for name in TEST}
-    return {"layer": layer, "kind": kind, **{k: [round(float(x), 4) for x in v] for k, v in intervals.items()}}
+    intervals = own[["value", "ci_low", "ci_high"]].astype(float).T.to_dict("list")
+    return {"layer": layer, "kind": kind, **{k: [round(x, 4) for x in intervals[f"test/biased/{k}"]] for k in TEST}}
 
 
-def metric_rows(found: list[Found]) -> list[dict[str, object]]:
+def metric_rows(found: Sequence[Found]) -> list[dict[str, object]]:
     """Test metrics by study, feature, kind and layer; layer "by validation" is the one that each cell chooses.
 
     Means over the cells with Student's intervals, cut where the metric ends; the first three rows of a study say in
@@ -86,7 +87,7 @@ def _rows_by_kind(study: str, table: pd.DataFrame) -> list[dict[str, object]]:
     return rows
 
 
-def effort_rows(found: list[Found], most: Mapping[str, int]) -> list[dict[str, object]]:
+def effort_rows(found: Sequence[Found], most: Mapping[str, int]) -> list[dict[str, object]]:
     """Labels by study and strategy; a repeat that never reaches the target counts with the most labels given.
 
     The interval is Student's over the means of the cells; `within_20` counts repeats that needed 20 labels or fewer.
@@ -105,12 +106,12 @@ def effort_rows(found: list[Found], most: Mapping[str, int]) -> list[dict[str, o
     return rows
 
 
-def by_study(found: list[Found]) -> list[tuple[str, list[Found]]]:
+def by_study(found: Sequence[Found]) -> list[tuple[str, list[Found]]]:
     """The cells of every study, and of all together."""
     groups: dict[str, list[Found]] = {}
     for one in found:
-        groups.setdefault(one[0].study, []).append(one)  # type: ignore[attr-defined]
-    return [*groups.items(), ("all", found)]
+        groups.setdefault(one[0].study, []).append(one)
+    return [*groups.items(), ("all", list(found))]
 
 
 def _mean(values: Iterable[float], least: float, most: float) -> list[float | None]:

@@ -97,11 +97,11 @@ def main() -> None:
     versions = {name: version(name) for name in ("torch", "zennit", "scikit-learn")}
     planned = sum(len(cells(study)) for study in STUDIES)
     run = {"cells_planned": planned, "cells_run": [c.name for c, _ in found]}
-    record = {"machine": machine, "versions": versions, **run}
-    record |= {"rows": rows_of(found), "results": [r for _, r in found]}
+    table = rows_of(found)
+    record = {"machine": machine, "versions": versions, **run, "rows": table, "results": [r for _, r in found]}
     write_record(RESULTS, record)
     print(f"{len(found)} of {planned} cells")
-    for row in record["rows"]:
+    for row in table:
         print({key: value for key, value in row.items() if key != "share"})
 
 

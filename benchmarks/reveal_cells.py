@@ -72,7 +72,8 @@ def images_of(cell: Cell) -> dict[str, ImageSet]:
         rows = stream.compute(0, stream.n)
         info = sets[f"{key.partition('/')[0]}/raw"].info
         made[key] = ImageSet(rows["images"], rows["labels"], rows["sample_ids"], info, rows["has_artifact"])
-    assert all(np.array_equal(made[k].has_artifact, planned[k[:-7]].has_artifact) for k in SETS)
+    told = [(made[key].has_artifact, planned[key[:-7]].has_artifact) for key in SETS]
+    assert all(a is not None and np.array_equal(a, b) for a, b in told)
     return made
 
 
@@ -87,7 +88,7 @@ def prepare(cell: Cell, root: Path, device: str = "cpu") -> Path:
     model = load_model(folder)
     explained = {key: images[key] for key in SETS}
     latents_job(model, explained, PreprocessingParams(batch_size=128), device, cell.name).write(folder / "latents")
-    found = {}
+    found: dict[str, float] = {}
     for key in JUDGED:
         logits = predict_logits(model, images[key], 256, device)
         table = classification_metrics(logits, images[key].labels, images[key].info.task, key, n_boot=1)

@@ -2,27 +2,36 @@
 
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from xai_robustness.datasets.base import ImageSet
+    from xai_robustness.mitigation.base import Candidate, Material
+    from xai_robustness.mitigation.params import MitigationParams
+    from xai_robustness.types import Split
 
 LAYERS = ("layer3", "layer4")
 KINDS = ("signal", "svm")
-SIZES = {"train": 400, "val": 200, "test": 10}
+SIZES: "dict[Split, int]" = {"train": 400, "val": 200, "test": 10}
 
 
-def _material(model, train, val):
+def _material(model: nn.Sequential, train: "ImageSet", val: "ImageSet") -> "Material":
     from xai_robustness.concepts.cav import Cavs
     from xai_robustness.mitigation.base import MaskTable, Material
 
     return Material(model, train, val, Cavs(), MaskTable.empty(), 0, "cpu", train.has_artifact)
 
 
-def _with_cavs(material, layers, kinds):
+def _with_cavs(material: "Material", layers: Sequence[str], kinds: Sequence[str]) -> "Material":
     """Fit the vectors on max-pooled activations of the labelled training images, from the cache or from pixels."""
     from xai_robustness.concepts.cav import Cavs, fit_cav
     from xai_robustness.mitigation.directions import activations, scope
@@ -36,13 +45,13 @@ def _with_cavs(material, layers, kinds):
     return replace(material, cavs=Cavs(tuple(items)))
 
 
-def _grid():
+def _grid() -> "MitigationParams":
     from xai_robustness.mitigation.base import METHODS
     from xai_robustness.mitigation.params import MitigationParams
 
     ten = [float(10**k) for k in range(10)]
     shares = [float(k) for k in np.linspace(0.1, 1.0, 10)]
-    groups = {
+    groups: dict[str, dict[str, object]] = {
         "rr_clarc": {"layers": LAYERS, "lambdas": ten},
         "a_clarc": {"layers": LAYERS, "lambdas": shares},
         "p_clarc": {"layers": LAYERS},
@@ -50,10 +59,11 @@ def _grid():
         "dfr": {"lambdas": [float(2**k) for k in range(16)]},
     }
     off = {name: {"enabled": False} for name in METHODS}
-    return MitigationParams(**off | {name: {"enabled": True, **group} for name, group in groups.items()})
+    on = {name: {"enabled": True, **group} for name, group in groups.items()}
+    return MitigationParams.model_validate(off | on)
 
 
-def _image_sets():
+def _image_sets() -> "dict[str, ImageSet]":
     from xai_robustness.artifacts.insertion import ArtifactParams, insert_artifact, plan
     from xai_robustness.datasets.base import ImageSet
     from xai_robustness.datasets.phantom import make_phantom, phantom_info
@@ -71,20 +81,20 @@ def _image_sets():
 
 
 @contextmanager
-def _graph_to_the_pixels(finetune):
+def _graph_to_the_pixels(finetune: Any) -> Iterator[None]:
     """Let steps at a layer begin with pixels that need a gradient, as in the published code; weights are trained alike.
 
     What enters the trained part is the same; its gradient, and that of the penalty, go on through the frozen part.
     """
-    original = finetune._Lockstep
+    original: Any = finetune._Lockstep
 
     class Published(original):
-        def _inputs(self, key, images, rows, flips=None):
+        def _inputs(self, key: str, images: "ImageSet", rows: np.ndarray, flips: torch.Tensor | None = None) -> Any:
             if key != "train" or self.layer is None:
                 return super()._inputs(key, images, rows, flips)
             return self.prefix(images.tensor(rows).to(self.device).requires_grad_())
 
-        def _update(self, strand, step):
+        def _update(self, strand: Any, step: Any) -> None:
             super()._update(strand, step)
             if step.inputs.requires_grad:
                 step.inputs.backward(torch.ones_like(step.inputs))  # what arrives there costs the same
@@ -122,52 +132,56 @@ def sweep(runs: int) -> list[dict[str, object]]:
     wanted = [c for c in grid(params, model) if c.method != "vanilla"]
     groups = params.methods()
 
-    def kinds_of(candidate):
+    def kinds_of(candidate: "Candidate") -> tuple[str, ...]:
         return KINDS if candidate.method == "reactive_p_clarc" else KINDS[:1]
 
-    def together(spent):
-        found = {}
+    def together(spent: defaultdict[str, float]) -> dict[str, dict[str, np.ndarray]]:
+        found: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
         with tempfile.TemporaryDirectory() as folder:
-            layers = sorted({c.layer for c in wanted})
+            layers = sorted({c.layer for c in wanted if c.layer})
             cache = ActivationCache(model, layers, Path(folder))
             material = _with_cavs(replace(_material(model, train, val), cache=cache), LAYERS, KINDS)
             for name, group in groups.items():
                 started = time.process_time()
                 mine = [c for c in wanted if c.method == name]
                 for corrected in METHODS[name](group).correct(mine, material) if mine else ():
-                    tail = split(corrected.model, corrected.candidate.layer)[1]
+                    layer = corrected.candidate.layer
+                    assert layer is not None and corrected.model is not None
+                    tail = split(corrected.model, layer)[1]
                     with torch.inference_mode():
-                        found[corrected.candidate.name] = {
-                            key: tail(cache.find(key, images, corrected.candidate.layer).take(slice(None))).numpy()
-                            for key, images in judged.items()
-                        }
+                        for key, images in judged.items():
+                            kept = cache.find(key, images, layer)
+                            assert kept is not None
+                            found[corrected.candidate.name][key] = tail(kept.take(slice(None))).numpy()
                     spent[label(corrected.candidate)] += time.process_time() - started
                     started = time.process_time()
         return found
 
-    def apart(spent):
+    def apart(spent: defaultdict[str, float]) -> dict[str, dict[str, np.ndarray]]:
         found = {}
         for candidate in wanted:
             started = time.process_time()
             material = _material(model, train, val)
-            if candidate.method != "dfr":
+            if candidate.layer is not None and candidate.method != "dfr":
                 material = _with_cavs(material, [candidate.layer], kinds_of(candidate))
             (corrected,) = METHODS[candidate.method](groups[candidate.method]).correct([candidate], material)
+            assert corrected.model is not None
             found[candidate.name] = {k: predict_logits(corrected.model, i, 256, "cpu") for k, i in judged.items()}
             spent[label(candidate)] += time.process_time() - started
         return found
 
-    def as_published(spent):
+    def as_published(spent: defaultdict[str, float]) -> dict[str, dict[str, np.ndarray]]:
         with _graph_to_the_pixels(finetune):
             return apart(spent)
 
-    def label(candidate):
+    def label(candidate: "Candidate") -> str:
         return f"{candidate.method} {candidate.layer}"
 
     seconds, results, parts = [], [], []
     for call in (together, apart, as_published):
         started = time.process_time()
-        results.append(call(spent := Counter()))
+        spent: defaultdict[str, float] = defaultdict(float)
+        results.append(call(spent))
         seconds.append(time.process_time() - started)
         parts.append({name: round(value, 1) for name, value in spent.items()})
     free = [c.name for c in wanted if c.method.endswith("p_clarc")]
