@@ -9,6 +9,7 @@ from PIL import Image
 
 from xai_robustness.concepts.neuron_heatmaps import NeuronHeatmaps
 from xai_robustness.concepts.review import ReviewParams, review_suspects
+from xai_robustness.concepts.synthetic import SyntheticReferences
 from xai_robustness.datasets.base import DatasetInfo, ImageSet
 from xai_robustness.review.data import ReviewData, embedding_views, score_view
 from xai_robustness.types import InputError
@@ -35,6 +36,8 @@ def invented(folder, n=40) -> ReviewData:
     for name in ("neuron", "sample_id"):
         kept.create_array(f"layer4/{name}s", data=pairs[name].to_numpy(np.int64))
     kept.create_array("layer4/heatmaps", data=rng.normal(size=(len(pairs), 8, 8)).astype(np.float32))
+    made = zarr.open_group(folder / "synthetic_references", mode="w")
+    made.create_array("layer4/images", data=rng.integers(0, 255, (4, 2, 1, 8, 8)).astype(np.uint8))
     views = embedding_views(embeddings, suspects, members, INFO.class_names)
     return ReviewData(
         "invented",
@@ -44,6 +47,7 @@ def invented(folder, n=40) -> ReviewData:
         neurons,
         references,
         NeuronHeatmaps(kept),
+        SyntheticReferences(made),
         "f1a9",
         folder / "a" / "review.csv",
         folder / "n.csv",
@@ -71,6 +75,15 @@ def test_concept_pictures_are_the_heatmaps_through_a_neuron_where_they_are_kept(
     low, high = (np.unravel_index(place, (8, 8)) for place in (values.argmin(), values.argmax()))
     red, _, blue = np.moveaxis(decoded(shown[102])[::12, ::12].astype(int), -1, 0)
     assert blue[low] > red[low] and red[high] > blue[high]
+
+
+def test_images_made_for_a_neuron_are_shown_where_there_are_some(tmp_path):
+    data = invented(tmp_path)
+    first, second = data.made_pictures("layer4", 3)
+    expected = data.synthetic.images("layer4", 3)[1, ..., 0]
+    np.testing.assert_array_equal(decoded(second)[::12, ::12, 2], expected)
+    assert not np.array_equal(decoded(first), decoded(second))
+    assert data.made_pictures("layer3", 3) == []
 
 
 def test_answers_are_what_the_reviewer_csv_reads(tmp_path):

@@ -42,6 +42,7 @@ def catalog_of(folder, *runs, shown):
         "suspect_list_members": pd.DataFrame(columns=["name", "sample_id"]),
         "neuron_references": data.references,
         "neuron_heatmaps": data.neuron_heatmaps.root,
+        "synthetic_references": data.synthetic.root,
     }
     own = {
         "neuron_ranking": _dataset(folder, "neuron_ranking.csv", Version(shown, None)),

@@ -110,6 +110,7 @@ def test_tick_neurons_and_their_reference_samples_in_the_browser_and_the_next_ru
     tab.get_by_text("2 neurons selected").wait_for()  # 1, of rank 1, and 0
     samples = tab.locator("#shown-neurons .sample")
     assert samples.count() == 8 and samples.locator("img").count() == 16  # each with a heatmap through its neuron
+    assert tab.locator("#shown-neurons .made img").count() == 4  # two images were made for each neuron
     wait_for_ticks(tab, {100: 2})  # of the other view, saved before
 
     box(tab, "#shown-neurons", 101).first.check()

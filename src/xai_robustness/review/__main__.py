@@ -7,6 +7,7 @@ import click
 import pandas as pd
 
 from xai_robustness.concepts.neuron_heatmaps import NeuronHeatmaps
+from xai_robustness.concepts.synthetic import SyntheticReferences
 from xai_robustness.io.datasets import versioned
 from xai_robustness.review.data import ReviewData, embedding_views, score_view
 
@@ -87,6 +88,7 @@ def read(catalog: Any, title: str, folder: Path) -> ReviewData:
         neurons=catalog.load("neuron_ranking"),
         references=catalog.load("neuron_references"),
         neuron_heatmaps=NeuronHeatmaps(catalog.load("neuron_heatmaps")),
+        synthetic=SyntheticReferences(catalog.load("synthetic_references")),
         model=latents.model,
         labels=folder / "review.csv",
         marked=folder / "ticked_neurons.csv",

@@ -17,6 +17,7 @@ from xai_robustness.concepts.answers import read_review, read_table
 from xai_robustness.concepts.neuron_heatmaps import NeuronHeatmaps
 from xai_robustness.concepts.neuron_views import MARKED_COLUMNS
 from xai_robustness.concepts.suspicion import in_order
+from xai_robustness.concepts.synthetic import SyntheticReferences
 from xai_robustness.datasets.base import ImageSet, take
 from xai_robustness.figures.style import DIVERGING, pixels
 from xai_robustness.models.checkpoint import write_atomically
@@ -37,6 +38,7 @@ class ReviewData:
         neurons: of `rank_neurons`.
         references: of `neuron_references`.
         neuron_heatmaps: of some neurons, on their reference samples.
+        synthetic: images that were made for neurons, of some layers or none.
         model: fingerprint of the classifier.
         labels: the table that a reviewer "csv" reads: sample_id, artifact.
         marked: the table of `reveal.neurons.spurious`: model, layer, neuron.
@@ -50,6 +52,7 @@ class ReviewData:
     neurons: pd.DataFrame
     references: pd.DataFrame
     neuron_heatmaps: NeuronHeatmaps
+    synthetic: SyntheticReferences
     model: str
     labels: Path
     marked: Path
@@ -72,10 +75,16 @@ class ReviewData:
         """Sample id -> address of the PNG of its heatmap through one neuron; empty where none are kept."""
         return {i: png_address(coloured(m)) for i, m in self.neuron_heatmaps.of(layer, neuron).items()}
 
+    def made_pictures(self, layer: str, neuron: int) -> list[str]:
+        """Addresses of the PNGs of the images that were made for one neuron; empty where none were."""
+        made = self.synthetic.images(layer, neuron)
+        if made is None:
+            return []
+        return [png_address(image) for image in pixels(made / 255 if self.images[0].is_signal else made)]
+
     def _image(self, sample_id: int) -> np.ndarray:
         part, row = self.places[sample_id]
-        shown = pixels(take(self.images[part].images, np.array([row])))[0]
-        return shown if shown.dtype == np.uint8 else (255 * shown).astype(np.uint8)
+        return pixels(take(self.images[part].images, np.array([row])))[0]
 
     def answers(self) -> dict[int, bool]:
         """What has been said so far; nothing where there is no table yet."""
@@ -129,7 +138,8 @@ def coloured(heatmap: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h2 w 3"]:
 
 
 def png_address(image: np.ndarray) -> str:
-    """uint8 (H,W,3) as a PNG of at least `SIDE` pixels, in a `data:` address."""
+    """uint8 or floats in [0,1] (H,W,3) as a PNG of at least `SIDE` pixels, in a `data:` address."""
+    image = image if image.dtype == np.uint8 else (255 * image).astype(np.uint8)
     factor = max(1, -(-SIDE // max(image.shape[:2])))
     shown = Image.fromarray(image).resize((image.shape[1] * factor, image.shape[0] * factor), Image.Resampling.NEAREST)
     buffer = io.BytesIO()

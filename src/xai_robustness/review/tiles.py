@@ -8,7 +8,7 @@ from dash import ALL, dcc, html
 from xai_robustness.review.data import ReviewData
 
 REFERENCES = 6
-"""Reference samples of a neuron shown of each kind."""
+"""References of a neuron shown of each kind."""
 
 SMALL = {"fontSize": "11px"}
 TILE = {"display": "inline-block", "margin": "2px", "padding": "3px", "border": "1px solid #dddddd"}
@@ -43,7 +43,7 @@ def sample_tile(data: ReviewData, sample_id: int, answer: bool | None, ticked: b
 
 
 def neuron_tile(data: ReviewData, name: str, ticked: bool, said: Mapping[int, bool]) -> html.Div:
-    """A neuron to tick, and its reference samples by relevance and by activation, to tick too."""
+    """A neuron to tick, its reference samples by relevance and by activation, to tick too, and images made for it."""
     layer, _, neuron = name.rpartition("/")
     own = data.references[(data.references["layer"] == layer) & (data.references["neuron"] == int(neuron))]
     maps = data.concept_pictures(layer, int(neuron))
@@ -53,6 +53,9 @@ def neuron_tile(data: ReviewData, name: str, ticked: bool, said: Mapping[int, bo
         place = f"{name} {by}"
         tiles = [_tick(samples_at("neurons", place, i), _reference(data, i, maps), said.get(i, False)) for i in ids]
         rows.append(html.Div([html.Div(f"most {by}", style=SMALL), *tiles]))
+    made = [html.Img(src=address, height=64, style=TILE) for address in data.made_pictures(layer, int(neuron))]
+    if made:
+        rows.append(html.Div([html.Div("made for it", style=SMALL), *made[:REFERENCES]], className="made"))
     return html.Div(
         [_tick(neurons_at(name), f"neuron {name}", ticked), html.Div(rows, style=SIDE_BY_SIDE)], style=NEURON
     )
