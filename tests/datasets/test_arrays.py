@@ -56,6 +56,13 @@ def test_images_come_back_in_both_orders_of_axes_and_both_kinds(first, kind, tmp
     np.testing.assert_array_equal(classes, labels)
 
 
+def test_another_choice_of_classes_of_the_same_store_shows_its_own_images(tmp_path):
+    write(tmp_path / "mine.zarr", pixels(), np.arange(40) % 4)
+    for classes in (["0", "1"], ["2", "3"]):
+        for part in load(tmp_path, classes=classes).values():
+            np.testing.assert_array_equal(part.images[:], pixels()[part.sample_ids])
+
+
 def test_rows_are_resized_like_files_and_classes_have_the_stores_names(tmp_path):
     images = pixels()
     write(tmp_path / "mine.zarr", images, np.arange(40) % 3, class_names=["a", "b", "c"])

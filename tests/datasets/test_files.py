@@ -1,5 +1,6 @@
 import json
 import logging
+import os
 
 import numpy as np
 import pytest
@@ -97,6 +98,49 @@ def test_files_are_decoded_once_and_decoding_goes_on_after_a_kill(isic, monkeypa
     load(isic_params(test_share=0.3), isic)
     load(isic_params(), isic, seed=5)
     assert len(seen) == 30
+
+
+FEW = {"n_train": 5, "n_val": 2, "n_test": 2}
+
+
+def test_of_a_few_samples_only_their_files_are_decoded(isic, monkeypatch):
+    from xai_robustness.datasets import files
+
+    every, seen = load(isic_params(), isic), []
+    original = files.decode_image
+    monkeypatch.setattr(files, "decode_image", lambda path, **k: seen.append(path.stem) or original(path, **k))
+    few = load(isic_params(**FEW), isic, seed=1)
+    assert sorted(seen) == sorted(name for part in few.values() for name in part.names)
+    undecoded = load_dataset(isic_params(**FEW), 1, isic, decode=False)
+    for split, part in few.items():
+        assert len(part.labels) == FEW[f"n_{split}"]
+        np.testing.assert_array_equal(part.sample_ids, undecoded[split].sample_ids)
+        rows = np.searchsorted(every[split].sample_ids, part.sample_ids)
+        np.testing.assert_array_equal(part.images[:], every[split].images[:][rows])
+        np.testing.assert_array_equal(part.labels, every[split].labels[rows])
+        np.testing.assert_array_equal(part.extras["group"], every[split].extras["group"][rows])
+
+
+def test_of_a_few_samples_bad_files_are_named_and_left_out_on_request(isic):
+    chosen = load(isic_params(**FEW), isic)["train"].sample_ids
+    (isic / "isic2019" / "ISIC_2019_Training_Input" / f"ISIC_{chosen[2]:07d}.jpg").write_text("no image")
+    with pytest.raises(InputError, match="Got 1 of 9 that are not"):
+        load(isic_params(**FEW), isic)
+    kept = load(isic_params(**FEW, skip_bad=True), isic)["train"].sample_ids
+    np.testing.assert_array_equal(kept, np.delete(chosen, 2))
+
+
+def test_files_that_look_alike_are_not_taken_for_each_other(tmp_path):
+    for i in range(24):
+        picture(tmp_path / "mine" / "abc"[i % 3] / f"{i // 3}.bmp", i, side=16)
+    for path in (tmp_path / "mine").rglob("*.bmp"):
+        os.utime(path, (0, 0))
+    for classes in (["a", "b"], ["a", "c"]):
+        splits = load(own(tmp_path / "mine", classes=classes), tmp_path)
+        for part in splits.values():
+            for name, image in zip(part.names, part.images[:]):
+                with Image.open(next((tmp_path / "mine").glob(f"{name}*"))) as file:
+                    np.testing.assert_array_equal(image, np.asarray(file))
 
 
 def test_a_changed_file_changes_the_fingerprint(isic):

@@ -75,10 +75,9 @@ def decode_all(
         root: folder of all stores; the last KEPT of them stay.
         workers: files at once; None: one a core.
     """
-    key = hashlib.blake2b(
-        f"{state_of(records)} {shape} {np.dtype(dtype)} {version}".encode(), digest_size=8
-    ).hexdigest()
-    folder = root / f"{records.info.name}-{key}.zarr"
+    key = hashlib.blake2b(f"{state_of(records)} {shape} {np.dtype(dtype)} {version}".encode(), digest_size=8)
+    key.update(records.sample_ids.tobytes())  # of one array store, or among files that look alike, others may be meant
+    folder = root / f"{records.info.name}-{key.hexdigest()}.zarr"
     root.mkdir(parents=True, exist_ok=True)
     with FileLock(root / f".{folder.name}.lock"):
         if not (folder / ".whole").exists():

@@ -168,25 +168,30 @@ def _raw_split(split: Split, arrays: dict[str, np.ndarray], rows: np.ndarray, in
 
 def _load_files(params: DataParams, seed: int, root: Path, decode: bool, cache: Path | None) -> dict[Split, RawSplit]:
     records = read_records(params, root)
-    store: Any = np.broadcast_to(np.uint8(0), (len(records), *sample_shape(params, records)))
-    readable = np.arange(len(records))
-    if decode:
-        report_notes(records)
-        store, readable = decoded_rows(params, records, cache)
-    rows = {split: np.intersect1d(found, readable) for split, found in split_rows(records).items()}
-    kept = _kept_rows(params, {split: len(rows[split]) for split in SPLITS}, seed)
-    return {split: _file_split(records, store, rows[split][kept[split]]) for split in SPLITS}
+    rows = split_rows(records)
+    chosen = _kept_rows(params, {split: len(rows[split]) for split in SPLITS}, seed)
+    rows = {split: rows[split][chosen[split]] for split in SPLITS}
+    if not decode:
+        store = np.broadcast_to(np.uint8(0), (len(records), *sample_shape(params, records)))
+        return {split: _file_split(records, DecodedRows(store, rows[split]), rows[split]) for split in SPLITS}
+    report_notes(records)
+    wanted = np.sort(np.concatenate(list(rows.values())))
+    if 2 * len(wanted) >= len(records):  # the files of all, since other seeds and studies find them there
+        wanted = np.arange(len(records))
+    store, readable = decoded_rows(params, records.rows(wanted), cache)
+    rows = {split: np.intersect1d(rows[split], wanted[readable]) for split in SPLITS}
+    return {s: _file_split(records, DecodedRows(store, np.searchsorted(wanted, rows[s])), rows[s]) for s in SPLITS}
 
 
-def _file_split(records: Records, store: Any, rows: np.ndarray) -> RawSplit:
+def _file_split(records: Records, images: DecodedRows, rows: np.ndarray) -> RawSplit:
     extras = {f"artifact:{name}": values[rows] for name, values in records.artifacts.items()}
     if records.groups is not None:
         names, codes = np.unique(records.groups, return_inverse=True)
         extras["group"] = np.where(names[codes] == "", -1, codes)[rows].astype(np.int64)
     if records.shape is not None:
-        extras["r_peaks"] = records.peaks[rows] if records.peaks is not None else _peaks(DecodedRows(store, rows))
+        extras["r_peaks"] = records.peaks[rows] if records.peaks is not None else _peaks(images)
     return RawSplit(
-        images=DecodedRows(store, rows),
+        images=images,
         labels=records.labels[rows],
         sample_ids=records.sample_ids[rows],
         info=records.info,
