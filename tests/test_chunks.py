@@ -40,6 +40,21 @@ def test_another_chunk_size_after_a_kill_leaves_no_gap(tmp_path):
     np.testing.assert_array_equal(open_arrays(tmp_path / "a")["g/x"][:], np.arange(10) + 1)
 
 
+def test_another_chunk_size_after_a_kill_lets_no_two_workers_write_into_one_chunk(tmp_path):
+    def job(size):
+        return ArraysJob({"g": ChunkStream(100, lambda a, b: {"x": np.arange(a, b) + 1}, size)})
+
+    job(16).write_chunk(tmp_path / "a", job(16).waiting(tmp_path / "a")[0])
+    again = job(4)
+    left = again.waiting(tmp_path / "a")
+    assert left == [("g", start, min(start + 16, 100)) for start in range(16, 100, 16)]
+    for chunk in reversed(left):
+        again.write_chunk(tmp_path / "a", chunk)
+    again.finish(tmp_path / "a")
+    np.testing.assert_array_equal(open_arrays(tmp_path / "a")["g/x"][:], np.arange(100) + 1)
+    assert open_arrays(tmp_path / "a")["g/x"].chunks == (16,)
+
+
 def test_a_stream_can_write_into_the_group_of_another(tmp_path):
     streams = {"g": ChunkStream(4, lambda a, b: {"x": np.arange(a, b)}, 2)}
     streams["g/more"] = ChunkStream(2, lambda a, b: {"y": np.arange(a, b)}, 2, group="g")

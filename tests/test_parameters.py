@@ -2,11 +2,15 @@ from pathlib import Path
 
 import pytest
 import yaml
+from kedro.io import DataCatalog
 
+from xai_robustness.hooks.plan import Planner
 from xai_robustness.parameters import StudyParams, components_of, read_parameters
+from xai_robustness.pipeline_registry import register_pipelines
 from xai_robustness.types import InputError
 
 CONF = Path(__file__).parents[1] / "conf"
+GRAPH = register_pipelines()["__default__"]
 
 
 def test_defaults_are_a_study():
@@ -44,6 +48,31 @@ def test_the_content_of_a_named_file_counts(tmp_path):
     before = components_of(params)("params:training", "train_classifier")
     path.write_bytes(b"b")
     assert components_of(params)("params:training", "train_classifier") != before
+
+
+def test_the_code_of_a_network_of_ones_own_counts(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    params = read_parameters({"study": "x", "model": {"name": "invented_network:net"}})
+    found = []
+    for part in ("ReLU", "Tanh"):
+        (tmp_path / "invented_network.py").write_text(
+            f"from torch import nn\n\n\ndef net(c, k):\n    return nn.{part}()\n"
+        )
+        found.append(components_of(params)("params:model", "train_classifier"))
+    assert found[0] != found[1] and any("invented_network" in key for key in found[0])
+
+
+def test_how_batch_sizes_are_measured_counts_and_batch_sizes_do_not():
+    given = [{}, {"batch_sizes": {"saliency": 2}}, {"enabled": False}, {"share": 0.4}, {"batch_size": 8}]
+    params = [read_parameters({"study": "x", "preflight": one}) for one in given]
+    found = [components_of(one)("params:preflight", "probe_batch_sizes") for one in params]
+    assert all(a != b for i, a in enumerate(found) for b in found[:i])
+    devices = [read_parameters({"study": "x", "device": device}) for device in ("cpu", "cuda")]
+    planners = [Planner(GRAPH, DataCatalog(), components_of(one)) for one in devices]
+    nodes = {node.name.rpartition(".")[2]: node for node in GRAPH.nodes}
+    for name, same in (("probe_batch_sizes", False), ("compute_attributions", True)):
+        first, second = (planner.fingerprint(nodes[name]) for planner in planners)
+        assert (first == second) == same
 
 
 def test_a_table_of_ticked_neurons_counts_by_its_content_and_must_exist(tmp_path):

@@ -1,7 +1,10 @@
 """Arrays too large for memory: computed chunk by chunk into a Zarr group, resumable, without a data set library."""
 
 import json
+import shutil
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,9 @@ Compute = Callable[[int, int], Rows]
 Chunk = tuple[str, int, int]
 """Stream, first row, row after the last."""
 
-MARKS = ".finished"
+DELETED = ".deleted-"
+
+MARKS, SIZES = ".finished", ".sizes"
 
 
 @dataclass(frozen=True)
@@ -63,13 +68,16 @@ class ArraysJob:
         self.finish(folder)
 
     def waiting(self, folder: Path) -> list[Chunk]:
-        """The chunks that `folder` lacks; makes it a store."""
+        """The chunks that `folder` lacks, of the size that its first `write` had; makes it a store."""
         zarr.open_group(folder, mode="a")
         (folder / MARKS).mkdir(exist_ok=True)
+        if not (folder / MARKS / SIZES).exists():
+            sizes = {name: stream.chunk for name, stream in self.streams.items()}
+            (folder / MARKS / SIZES).write_text(json.dumps(sizes), encoding="utf-8")
         chunks = [
-            (name, start, min(start + stream.chunk, stream.n))
-            for name, stream in self.streams.items()
-            for start in range(0, stream.n, stream.chunk)
+            (name, start, min(start + size, self.streams[name].n))
+            for name, size in _sizes(folder).items()
+            for start in range(0, self.streams[name].n, size)
         ]
         return [chunk for chunk in chunks if not _mark(folder, chunk).exists()]
 
@@ -84,18 +92,19 @@ class ArraysJob:
                 raise ValueError(f"Array '{name}/{key}' must have {stop - start} rows. Got {len(rows)} instead.")
             array = root.get(f"{stream.group or name}/{key}")
             if array is None:
-                array = self._make(root, folder, stream, f"{stream.group or name}/{key}", rows)
+                array = self._make(root, folder, name, f"{stream.group or name}/{key}", rows)
             assert isinstance(array, zarr.Array)
             array[start:stop] = rows
         _mark(folder, chunk).touch()
         return stop - start
 
-    def _make(self, root: zarr.Group, folder: Path, stream: ChunkStream, path: str, rows: np.ndarray) -> Any:
+    def _make(self, root: zarr.Group, folder: Path, name: str, path: str, rows: np.ndarray) -> Any:
         """Make an array for rows like these, unless another process just did."""
         with FileLock(folder / MARKS / ".lock"):
             if path in root:
                 return root[path]
-            shape, chunks = (stream.n, *rows.shape[1:]), (min(stream.chunk, stream.n), *rows.shape[1:])
+            n, size = self.streams[name].n, _sizes(folder)[name]
+            shape, chunks = (n, *rows.shape[1:]), (min(size, n), *rows.shape[1:])
             return root.create_array(path, shape=shape, chunks=chunks, dtype=rows.dtype)
 
     def finish(self, folder: Path) -> None:
@@ -111,6 +120,20 @@ class ArraysJob:
 def _mark(folder: Path, chunk: Chunk) -> Path:
     name, start, stop = chunk
     return folder / MARKS / f"{name.replace('/', '.')}-{start}-{stop}"
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Rows of a chunk by stream: other sizes would let two workers write into one chunk of the store."""
+    sizes: dict[str, int] = json.loads((folder / MARKS / SIZES).read_text(encoding="utf-8"))
+    return sizes
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a folder that counts as whole as long as it has its name, and what an earlier, killed call left."""
+    with suppress(OSError):  # another run did it
+        folder.replace(folder.with_name(f"{DELETED}{time.time_ns()}-{folder.name}"))
+    for left in folder.parent.glob(f"{DELETED}*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def open_arrays(folder: Path) -> zarr.Group:

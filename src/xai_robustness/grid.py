@@ -17,12 +17,12 @@ from kedro.framework.startup import bootstrap_project
 from kedro.utils import find_kedro_project
 
 from xai_robustness.attacks.training import training_attack
+from xai_robustness.code_hashes import code_hashes
 from xai_robustness.datasets.base import ImageSet
 from xai_robustness.hooks.cells import CellRuns
-from xai_robustness.hooks.code import code_hashes
 from xai_robustness.hooks.plan import digest
 from xai_robustness.models.grid import Cell, check_cells, grid_cells, summarize_grid, train_cell
-from xai_robustness.parameters import StudyParams, files_of, read_parameters
+from xai_robustness.parameters import StudyParams, files_of, network_files, read_parameters
 from xai_robustness.pipelines.training.nodes import train_classifier
 from xai_robustness.session import IncrementalSession, one_sentence, study_lock
 from xai_robustness.types import InputError
@@ -84,7 +84,8 @@ def _run(
     folders: list[str] = []
     try:
         for number, cell in enumerate(cells, 1):
-            own = {"model": cell.model.result_values(), "training": cell.training.result_values()}
+            own: dict[str, Any] = {"model": cell.model.result_values(), "training": cell.training.result_values()}
+            own["network"] = network_files(cell.model.name)
             folder = root / f"{cell.name}-{digest({**common, **own})[:12]}"
             log.info("Cell %d of %d: %s", number, len(cells), cell.name)
             found, why = _train(cell, train, val, study, folder)

@@ -12,12 +12,14 @@ from xai_robustness.artifacts.insertion import ArtifactParams
 from xai_robustness.attribution.latents import PreprocessingParams
 from xai_robustness.attribution.probe import PreflightParams
 from xai_robustness.attribution.set_params import AttributionSetParams
+from xai_robustness.code_hashes import code_hashes
 from xai_robustness.concepts.params import RetrievalParams
 from xai_robustness.concepts.spectral import RevealParams
 from xai_robustness.datasets.load import DataParams, dataset_info, external_files, raw_root
 from xai_robustness.localization.masks import LocalizationParams
 from xai_robustness.mitigation.params import MitigationParams
 from xai_robustness.models.exported import SUFFIX
+from xai_robustness.models.own import is_own, own_function
 from xai_robustness.models.parts import PartsParams
 from xai_robustness.models.pretrained import IMAGENET, weights_name
 from xai_robustness.models.training import TrainingParams
@@ -114,11 +116,12 @@ def _flatten(value: Any, name: str) -> dict[str, Any]:
 
 def files_of(params: StudyParams, key: str, node: str | None = None) -> dict[str, str]:
     """Content hashes of the files that the parameters under `key` name, where those count at a node; None: all."""
+    if key == "model":
+        return network_files(params.model.name) if "model.name" in _counted(params, key, node) else {}
     if key == "data":
         return {f"file:{k}": v for k, v in external_files(params.data, raw_root()).items()}
     retrieval = params.sample_retrieval
     named = {
-        "model": (params.model.name if params.model.name.endswith(SUFFIX) else None,),
         "training": (params.training.checkpoint, params.training.start),
         "comparisons": params.comparisons.files,
         "reveal": (params.reveal.neurons.spurious,),
@@ -129,6 +132,13 @@ def files_of(params: StudyParams, key: str, node: str | None = None) -> dict[str
     return {
         f"file:{name}": _identity(name, params.model.name) for name in named.get(key, ()) if name and name in counted
     }
+
+
+def network_files(name: str) -> dict[str, str]:
+    """Hashes of what a network of one's own is made of: its exported file, or the code of its function."""
+    if name.endswith(SUFFIX):
+        return {f"file:{name}": _content(Path(name))}
+    return {f"code:{key}": value for key, value in code_hashes(own_function(name)).items()} if is_own(name) else {}
 
 
 def _identity(name: str, model: str) -> str:

@@ -58,6 +58,27 @@ def test_cells_are_trained_once_ranked_and_tracked(fresh, monkeypatch, trained):
     assert finished.data.metrics["val/biased/balanced_accuracy"] == pytest.approx(table["balanced_accuracy"][0])
 
 
+NETWORK = """
+from collections import OrderedDict
+from torch import nn
+
+def net(channels, classes):
+    stages = {f"layer{i}": nn.Conv2d(channels if i == 1 else 4, 4, 3, 2) for i in (1, 2)}
+    end = {"act": nn.ReLU(), "pool": nn.AdaptiveAvgPool2d(1), "flat": nn.Flatten(), "fc": nn.Linear(4, classes)}
+    return nn.Sequential(OrderedDict({**stages, **end}))
+"""
+
+
+@pytest.mark.slow
+def test_a_network_of_ones_own_is_trained_again_once_its_code_is_another(fresh, monkeypatch, trained):
+    monkeypatch.syspath_prepend(fresh.folder)
+    for source in (NETWORK, NETWORK, NETWORK.replace("ReLU", "Tanh")):
+        (fresh.folder / "grid_network.py").write_text(source)
+        done = run(fresh, monkeypatch, "--models", "grid_network:net", "--lrs", "0.01")
+        assert done.exit_code == 0, done.output
+    assert trained == ["net-sgd-0.01"] * 2
+
+
 def test_a_bad_axis_is_one_sentence_before_any_data_are_made(fresh, monkeypatch):
     done = run(fresh, monkeypatch, "--lrs", "fast")
     assert done.exit_code == 1 and "The lrs parameter of grid must be numbers. Got 'fast' instead." in done.output

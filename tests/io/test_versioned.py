@@ -30,6 +30,17 @@ def test_three_versions_are_kept_and_the_newest_loads(tmp_path):
     assert newest.load_version("v3").x[0] == 3 and newest.load().x[0] == 4
 
 
+def test_a_version_whose_deletion_was_killed_is_none(tmp_path, monkeypatch):
+    for i in range(3):
+        table(tmp_path, f"v{i}").save(pd.DataFrame({"x": [i]}))
+    monkeypatch.setattr("shutil.rmtree", lambda path, **_: (path / "t.csv").unlink())  # provenance.json stays
+    table(tmp_path, "v3").save(pd.DataFrame({"x": [3]}))
+    assert list(table(tmp_path).provenances()) == ["v1", "v2", "v3"]
+    monkeypatch.undo()
+    table(tmp_path, "v4").save(pd.DataFrame({"x": [4]}))
+    assert sorted(p.name for p in (tmp_path / "t.csv").iterdir()) == ["v2", "v3", "v4"]
+
+
 def test_a_failed_save_leaves_no_version(tmp_path):
     report = Report(filepath=str(tmp_path / "r.json"), version=Version(None, "v1"))
     with pytest.raises(DatasetError):

@@ -27,6 +27,8 @@ def cells(models=("tiny",), optimizers=("sgd", "adam"), lrs=(0.01, 0.001)) -> li
 def test_the_grid_is_the_product_and_an_empty_axis_is_the_studys() -> None:
     found = grid_cells(ModelParams(name="resnet18", stem="small"), TRAINING, ["vgg11", "tiny"], ["sgd"], [])
     assert [cell.name for cell in found] == ["vgg11-sgd-0.001", "tiny-sgd-0.001"]
+    (exported,) = grid_cells(ModelParams(), TrainingParams(), ["/elsewhere/net.pt2"], ["sgd"], [0.1])
+    assert exported.name == "net.pt2-sgd-0.1"  # a name of one folder
     assert all(cell.training.checkpoint is None and cell.model.stem == "small" for cell in found)
     assert len(cells()) == 4
 

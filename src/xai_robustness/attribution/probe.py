@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TypeVar
 
 import torch
 from pydantic import Field
 
-from xai_robustness.types import NEUTRAL, Params
+from xai_robustness.types import Params
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -27,12 +27,12 @@ WORDS = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 class PreflightParams(Params):
-    """Batch sizes of attribution methods. Nothing here changes a result."""
+    """Batch sizes of attribution methods. Nothing here changes an attribution."""
 
-    enabled: Annotated[bool, NEUTRAL] = Field(True, description="Measure memory before an attribution set is made.")
-    share: Annotated[float, NEUTRAL] = Field(0.5, gt=0, le=1, description="Share of the free memory that may be used.")
-    batch_size: Annotated[int, NEUTRAL] = Field(32, ge=1, description="Largest batch; the one used without a probe.")
-    batch_sizes: Annotated[dict[str, int], NEUTRAL] = Field({}, description="Method's key -> its batch size; as given.")
+    enabled: bool = Field(True, description="Measure memory before an attribution set is made.")
+    share: float = Field(0.5, gt=0, le=1, description="Share of the free memory that may be used.")
+    batch_size: int = Field(32, ge=1, description="Largest batch; the one used without a probe.")
+    batch_sizes: dict[str, int] = Field({}, description="Method's key -> its batch size; as given.")
 
 
 @dataclass(frozen=True)

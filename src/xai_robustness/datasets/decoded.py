@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import os
-import shutil
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,16 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import zarr
 from filelock import FileLock
 
-from xai_robustness.chunks import ArraysJob, ChunkStream, Rows, open_arrays
+from xai_robustness.chunks import ArraysJob, ChunkStream, Rows, open_arrays, remove_folder
 from xai_robustness.datasets.decode import BadFileError
 from xai_robustness.datasets.records import Records
 from xai_robustness.types import InputError
 
 logger = logging.getLogger(__name__)
 CHUNK = 256
-KEPT = 3
+KEPT, IN_USE = 3, 24 * 3600
+"""Stores that stay, and seconds for which a store may be read by a run that found it."""
+WHOLE = ".whole"
 Decode = Callable[[Path], np.ndarray]
 
 
@@ -29,11 +32,13 @@ class Decoded:
     """Arrays of all samples of `Records`, on disk.
 
     Attributes:
+        folder: where they are; without the file WHOLE in it, it is being deleted.
         images: Zarr array (N,H,W,C), uint8, or float32 for signals; rows that could not be read are zero.
         ok: bool (N,), whether the file could be read.
         errors: row -> why not.
     """
 
+    folder: Path
     images: Any
     ok: np.ndarray
     errors: dict[int, str]
@@ -45,15 +50,18 @@ def decoded_root() -> Path:
 
 
 def state_of(records: Records) -> str:
-    """Hash of what the files of a data set are: names, sizes and times of change, without reading them."""
+    """Hash of what the files of a data set are: paths, sizes and times of change, without reading them."""
     digest = hashlib.blake2b(digest_size=16)
-    for path in records.files if records.store is None else _inside(records.store):
+    files = records.all_files() if records.store is None else _inside(records.store)
+    root = os.path.commonpath([path.parent for path in files]) if files else ""
+    for path in files:
+        name = path.relative_to(root).as_posix()
         try:
             state = path.stat()
         except OSError:
-            digest.update(f"{path.name} absent\n".encode())
+            digest.update(f"{name} absent\n".encode())
         else:
-            digest.update(f"{path.name} {state.st_size} {state.st_mtime_ns}\n".encode())
+            digest.update(f"{name} {state.st_size} {state.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 
@@ -64,7 +72,7 @@ def _inside(store: Path) -> list[Path]:
 def decode_all(
     records: Records, decode: Decode, shape: tuple[int, ...], dtype: type, version: str, root: Path, workers: int | None
 ) -> Decoded:
-    """Decode every file of `records` once; a later call with the same files finds them.
+    """Decode every file of `records` once; a later call with the same files finds them, and tries bad ones again.
 
     Args:
         records: the samples.
@@ -72,7 +80,7 @@ def decode_all(
         shape: shape of one sample.
         dtype: its type.
         version: what else the result depends on, for the name of the store.
-        root: folder of all stores; the last KEPT of them stay.
+        root: folder of all stores; the last KEPT of them stay, and those that were asked for within a day.
         workers: files at once; None: one a core.
     """
     key = hashlib.blake2b(f"{state_of(records)} {shape} {np.dtype(dtype)} {version}".encode(), digest_size=8)
@@ -80,15 +88,14 @@ def decode_all(
     folder = root / f"{records.info.name}-{key.hexdigest()}.zarr"
     root.mkdir(parents=True, exist_ok=True)
     with FileLock(root / f".{folder.name}.lock"):
-        if not (folder / ".whole").exists():
+        if not (folder / WHOLE).exists():
             job = ArraysJob({"all/files": _stream(records, decode, shape, dtype, workers)}, {}, "decode files")
             job.write(folder)
-            (folder / ".whole").touch()
-        (folder / ".whole").touch()
+        (folder / WHOLE).touch()
+        errors = _try_again(folder, records, decode)
     _prune(root, folder)
     arrays: Any = open_arrays(folder)["all/files"]
-    ok = np.asarray(arrays["ok"][:], bool)
-    return Decoded(arrays["images"], ok, {int(i): _reason(decode, records.files[i]) for i in np.flatnonzero(~ok)[:20]})
+    return Decoded(folder, arrays["images"], np.asarray(arrays["ok"][:], bool), errors)
 
 
 def _stream(records: Records, decode: Decode, shape: tuple[int, ...], dtype: type, workers: int | None) -> ChunkStream:
@@ -110,22 +117,24 @@ def _stream(records: Records, decode: Decode, shape: tuple[int, ...], dtype: typ
     return ChunkStream(len(records), compute, CHUNK)
 
 
-def _reason(decode: Decode, path: Path) -> str:
-    try:
-        decode(path)
-    except BadFileError as error:
-        return str(error)
-    return "it can be read now"
+def _try_again(folder: Path, records: Records, decode: Decode) -> dict[int, str]:
+    """Read the files that could not be read when the store was made; row -> why a file still cannot be."""
+    arrays: Any = zarr.open_group(folder, mode="a")["all/files"]
+    errors = {}
+    for i in np.flatnonzero(~np.asarray(arrays["ok"][:], bool)):
+        try:
+            arrays["images"][i] = decode(records.files[i])
+            arrays["ok"][i] = True
+        except BadFileError as error:
+            errors[int(i)] = str(error)
+    return errors
 
 
 def _prune(root: Path, current: Path) -> None:
-    stores = sorted(
-        (path for path in root.glob("*.zarr") if (path / ".whole").exists()),
-        key=lambda path: (path / ".whole").stat().st_mtime,
-    )
-    for old in stores[:-KEPT]:
-        if old != current:
-            shutil.rmtree(old, ignore_errors=True)
+    used = {path.parent: path.stat().st_mtime for path in root.glob(f"[!.]*.zarr/{WHOLE}")}
+    for old in sorted(used, key=lambda path: used[path])[:-KEPT]:
+        if old != current and time.time() - used[old] > IN_USE:
+            remove_folder(old)
 
 
 def check_decoded(records: Records, decoded: Decoded, skip: bool) -> np.ndarray:

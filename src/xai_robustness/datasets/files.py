@@ -1,10 +1,12 @@
 """From parameters to the three splits of a data set that is read from files."""
 
 import hashlib
+import inspect
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import numpy as np
 
 from xai_robustness.datasets.base import DatasetInfo
 from xai_robustness.datasets.decode import decode_image
-from xai_robustness.datasets.decoded import CHUNK, check_decoded, decode_all, decoded_root, state_of
+from xai_robustness.datasets.decoded import CHUNK, WHOLE, check_decoded, decode_all, decoded_root, state_of
 from xai_robustness.datasets.params import DataParams
 from xai_robustness.datasets.records import READERS, Records, check_files, with_artifacts
 from xai_robustness.datasets.splits import assign_splits
@@ -31,10 +33,12 @@ class DecodedRows:
     Attributes:
         store: Zarr array (M,…).
         rows: int64 (N,), which of its rows these are.
+        folder: of a decoded store; its rows count only as long as it is whole.
     """
 
     store: Any
     rows: np.ndarray
+    folder: Path | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -52,6 +56,8 @@ class DecodedRows:
             inside = np.flatnonzero(rows // size == chunk)
             start = int(chunk) * size
             found[inside] = self.store[start : start + size][rows[inside] - start]
+        if self.folder is not None and not (self.folder / WHOLE).exists():
+            raise InputError(f"The decoded files in {self.folder} must stay until a run has read them. Run again.")
         return found
 
 
@@ -116,7 +122,7 @@ def split_rows(records: Records) -> dict[Split, np.ndarray]:
     return rows
 
 
-def decoded_rows(params: DataParams, records: Records, root: Path | None) -> tuple[Any, np.ndarray]:
+def decoded_rows(params: DataParams, records: Records, root: Path | None) -> DecodedRows:
     """Decode the files of all samples.
 
     Args:
@@ -125,13 +131,21 @@ def decoded_rows(params: DataParams, records: Records, root: Path | None) -> tup
         root: folder of decoded stores; None: below the project.
 
     Returns:
-        Array (M,…) of all samples, and which of its rows could be read.
+        The samples that could be read; `rows` says which.
     """
     shape = sample_shape(params, records)
     decode = records.decode or partial(decode_image, size=params.size, channels=shape[-1])
     dtype = np.uint8 if records.shape is None else np.float32
-    store = decode_all(records, decode, shape, dtype, "1", root or decoded_root(), params.workers)
-    return store.images, check_decoded(records, store, params.skip_bad)
+    store = decode_all(records, decode, shape, dtype, _version(decode), root or decoded_root(), params.workers)
+    return DecodedRows(store.images, check_decoded(records, store, params.skip_bad), store.folder)
+
+
+def _version(decode: Any) -> str:
+    """Hash of the module that reads files, and the version of the library that it rests on."""
+    reader = getattr(decode, "func", decode)
+    module = inspect.getmodule(reader if inspect.isroutine(reader) else type(reader))
+    source = inspect.getsource(module) if module else ""
+    return f"{hashlib.md5(source.encode(), usedforsecurity=False).hexdigest()} pillow {version('pillow')}"
 
 
 def report_notes(records: Records) -> None:
@@ -141,10 +155,20 @@ def report_notes(records: Records) -> None:
 
 
 def fingerprint(params: DataParams, root: Path) -> dict[str, str]:
-    """Name -> hash of the tables by content, and of all files by name, size and time of change."""
+    """Name -> hash: tables by content, files by path, size and time of change, and what is said of the samples."""
     records = read_records(params, root)
-    tables: Mapping[str, str] = {path.name: _md5(path) for path in records.tables}
-    return {**tables, f"{records.info.name}/files": state_of(records)}
+    names = [path.name for path in records.tables]
+    tables: Mapping[str, str] = {
+        path.name if names.count(path.name) == 1 else f"{i}/{path.name}": _md5(path)
+        for i, path in enumerate(records.tables)
+    }
+    said = hashlib.blake2b(repr((records.info.class_names, records.names)).encode(), digest_size=16)
+    for values in (records.sample_ids, records.labels, records.groups, records.splits):
+        said.update(repr(values.tolist() if values is not None else None).encode())
+    for name, marked in sorted(records.artifacts.items()):
+        said.update(f"{name} {marked.tolist()}".encode())
+    source = records.info.name
+    return {**tables, f"{source}/files": state_of(records), f"{source}/samples": said.hexdigest()}
 
 
 def _md5(path: Path) -> str:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -178,9 +178,10 @@ def _load_files(params: DataParams, seed: int, root: Path, decode: bool, cache: 
     wanted = np.sort(np.concatenate(list(rows.values())))
     if 2 * len(wanted) >= len(records):  # the files of all, since other seeds and studies find them there
         wanted = np.arange(len(records))
-    store, readable = decoded_rows(params, records.rows(wanted), cache)
-    rows = {split: np.intersect1d(rows[split], wanted[readable]) for split in SPLITS}
-    return {s: _file_split(records, DecodedRows(store, np.searchsorted(wanted, rows[s])), rows[s]) for s in SPLITS}
+    read = decoded_rows(params, records.rows(wanted), cache)
+    rows = {split: np.intersect1d(rows[split], wanted[read.rows]) for split in SPLITS}
+    images = {split: replace(read, rows=np.searchsorted(wanted, rows[split])) for split in SPLITS}
+    return {split: _file_split(records, images[split], rows[split]) for split in SPLITS}
 
 
 def _file_split(records: Records, images: DecodedRows, rows: np.ndarray) -> RawSplit:

@@ -60,6 +60,7 @@ def read_ptbxl(params: "DataParams", folder: Path) -> Records:
         splits=np.select([folds == 9, folds == 10], ["val", "test"], "train"),
         tables=(table, coded),
         shape=(1, samples, len(LEADS)),
+        beside=(".dat",),
         decode=partial(read_record, samples=samples),
         peaks=_listed_peaks(rows),
     )

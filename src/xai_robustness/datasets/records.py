@@ -38,6 +38,7 @@ class Records:
         store: array store that holds all samples instead of files; `files` then name its rows.
         peaks: R peaks of ECG as the tables list them, int64 (N,P), -1 behind the last; None: to be found.
         notes: what was left out and why, with counts, for the log.
+        beside: suffixes of further files of each sample, which lie beside it.
     """
 
     info: DatasetInfo
@@ -54,9 +55,14 @@ class Records:
     store: Path | None = None
     peaks: np.ndarray | None = None
     notes: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.files)
+
+    def all_files(self) -> list[Path]:
+        """Paths of all files that the samples are read from."""
+        return [path.with_suffix(s) for path in self.files for s in (path.suffix, *self.beside)]
 
     def rows(self, rows: np.ndarray) -> "Records":
         """The samples at `rows`, an index or boolean array."""
@@ -130,10 +136,12 @@ def check_files(records: Records, skip: bool) -> Records:
             listings[path.parent] = {entry.name for entry in names}
         return path.name in listings[path.parent]
 
-    found = np.array([there(path) for path in records.files], bool)
+    files = records.all_files()
+    exists = np.array([there(path) for path in files], bool)
+    found = np.all(exists.reshape(len(records), -1), axis=1)
     if found.all():
         return records
-    absent = [str(records.files[i]) for i in np.flatnonzero(~found)]
+    absent = [str(path) for path, is_there in zip(files, exists) if not is_there]
     if not skip:
         raise InputError(
             f"Every sample of {records.info.name} must have a file. Got {len(absent)} of {len(records)} without one "

@@ -12,11 +12,12 @@ from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
-from xai_robustness.hooks.code import code_hashes
+from xai_robustness.code_hashes import code_hashes
 from xai_robustness.io.datasets import versioned
 
 LIBRARIES = ("torch", "zennit", "captum", "scikit-learn")
-NEUTRAL_INPUTS = frozenset({"params:device"})
+NEUTRAL_INPUTS = frozenset({"params:device", "batch_sizes"})
+MEASURES_DEVICE = "probe_batch_sizes"
 
 Components = dict[str, str]
 Describe = Callable[[str, str], Components]
@@ -114,7 +115,8 @@ class Planner:
         if node.name not in self._components:
             parts = {f"code:{name}": value for name, value in code_hashes(node.func).items()}
             parts.update({f"library:{name}": _installed(name) for name in LIBRARIES})
-            for name in sorted(set(node.inputs) - NEUTRAL_INPUTS):
+            measures = node.name.rpartition(".")[2] == MEASURES_DEVICE
+            for name in sorted(set(node.inputs) if measures else set(node.inputs) - NEUTRAL_INPUTS):
                 parts.update(self._input(name, node))
             self._components[node.name] = parts
         return self._components[node.name]

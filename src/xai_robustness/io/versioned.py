@@ -1,12 +1,13 @@
 """Versioned, atomic, resumable Kedro data sets, each a thin shell around an unversioned one."""
 
 import json
-import shutil
 from copy import copy
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from kedro.io import AbstractDataset, AbstractVersionedDataset, Version
+
+from xai_robustness.chunks import remove_folder
 
 PROVENANCE = "provenance.json"
 KEPT_VERSIONS = 3
@@ -82,7 +83,7 @@ class Versioned(AbstractVersionedDataset[Any, Any]):
         versions = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
         leftovers = [p for p in folder.iterdir() if p.name.startswith(".partial-")]
         for old in versions[:-KEPT_VERSIONS] + leftovers:
-            shutil.rmtree(old, ignore_errors=True)
+            remove_folder(old)
 
     def path(self) -> Path:
         """Path of the version that `load` reads."""

@@ -35,8 +35,8 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """`resnet50-adam-0.0005`; the function alone of a network of one's own."""
-        return f"{self.model.name.rpartition(':')[2]}-{self.training.optimizer}-{self.training.lr:g}"
+        """`resnet50-adam-0.0005`; of a network of one's own, its function or file alone."""
+        return f"{Path(self.model.name.rpartition(':')[2]).name}-{self.training.optimizer}-{self.training.lr:g}"
 
     @property
     def values(self) -> dict[str, str | float]:

@@ -30,14 +30,7 @@ def own_stages(name: str) -> Callable[[int, int, Any], "OrderedDict[str, nn.Modu
     """
     if name.endswith(SUFFIX):
         return exported_stages(name)
-    module, _, attribute = name.partition(":")
-    try:
-        function = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(
-            f"The name parameter of ModelParams must be importable, package.module:function. Got '{name}' instead: "
-            f"{error}. Put its folder on PYTHONPATH."
-        ) from error
+    function = own_function(name)
 
     def stages(channels: int, n_classes: int, _: object) -> "OrderedDict[str, nn.Module]":
         model = function(channels, n_classes)
@@ -49,6 +42,19 @@ def own_stages(name: str) -> Callable[[int, int, Any], "OrderedDict[str, nn.Modu
         return OrderedDict(model.named_children())
 
     return stages
+
+
+def own_function(name: str) -> Callable[[int, int], Any]:
+    """The function that `package.module:function` names; raises InputError if it cannot be imported."""
+    module, _, attribute = name.partition(":")
+    try:
+        function: Callable[[int, int], Any] = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"The name parameter of ModelParams must be importable, package.module:function. Got '{name}' instead: "
+            f"{error}. Put its folder on PYTHONPATH."
+        ) from error
+    return function
 
 
 def convolutional_stages(model: nn.Sequential) -> tuple[str, ...]:

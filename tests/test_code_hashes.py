@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from xai_robustness.hooks import code
+from xai_robustness import code_hashes as code
 
 FILES = {
     "__init__.py": "",
