@@ -71,13 +71,14 @@ class ArraysJob:
         """The chunks that `folder` lacks, of the size that its first `write` had; makes it a store."""
         zarr.open_group(folder, mode="a")
         (folder / MARKS).mkdir(exist_ok=True)
-        if not (folder / MARKS / SIZES).exists():
-            sizes = {name: stream.chunk for name, stream in self.streams.items()}
-            (folder / MARKS / SIZES).write_text(json.dumps(sizes), encoding="utf-8")
+        sizes = {name: stream.chunk for name, stream in self.streams.items()} | _sizes(folder)
+        part = folder / MARKS / f"{SIZES}.part"
+        part.write_text(json.dumps(sizes), encoding="utf-8")
+        part.replace(folder / MARKS / SIZES)
         chunks = [
-            (name, start, min(start + size, self.streams[name].n))
-            for name, size in _sizes(folder).items()
-            for start in range(0, self.streams[name].n, size)
+            (name, start, min(start + sizes[name], stream.n))
+            for name, stream in self.streams.items()
+            for start in range(0, stream.n, sizes[name])
         ]
         return [chunk for chunk in chunks if not _mark(folder, chunk).exists()]
 
@@ -124,7 +125,8 @@ def _mark(folder: Path, chunk: Chunk) -> Path:
 
 def _sizes(folder: Path) -> dict[str, int]:
     """Rows of a chunk by stream: other sizes would let two workers write into one chunk of the store."""
-    sizes: dict[str, int] = json.loads((folder / MARKS / SIZES).read_text(encoding="utf-8"))
+    path = folder / MARKS / SIZES
+    sizes: dict[str, int] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return sizes
 
 
