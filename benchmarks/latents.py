@@ -92,9 +92,8 @@ def _peer(model: nn.Sequential, name: str) -> tuple[nn.Module, EpsilonPlusFlat]:
     net = getattr(torchvision.models, name)(num_classes=10)
     net.conv1, net.maxpool = copy.deepcopy(model.conv1), copy.deepcopy(model.maxpool)
     net.load_state_dict(model.state_dict())
-    return net.to(next(model.parameters()).device).eval().requires_grad_(False), EpsilonPlusFlat(
-        canonizers=[ResNetCanonizer()]
-    )
+    net = net.to(next(model.parameters()).device).eval().requires_grad_(False)
+    return net, EpsilonPlusFlat(canonizers=[ResNetCanonizer()])
 
 
 def _gradients(

@@ -14,18 +14,18 @@ from xai_robustness.datasets.load import DataParams, external_files, load_datase
 from xai_robustness.types import SPLITS, InputError
 
 
-def folder(root, name="mine", value=0):
-    """24 images of two classes, all of one size and one time of change; the value of image i is `value` + i."""
+def folder(root):
+    """24 images of two classes, all of one size and one time of change; the value of image i is i."""
     for i in range(24):
-        path = root / name / "ab"[i % 2] / f"{i:02d}.bmp"
+        path = root / "mine" / "ab"[i % 2] / f"{i:02d}.bmp"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((16, 16, 3), value + i, np.uint8)).save(path)
+        Image.fromarray(np.full((16, 16, 3), i, np.uint8)).save(path)
         os.utime(path, (0, 0))
     return root
 
 
-def params(name="mine", **changes):
-    chosen = {"name": "folder", "folder": name, "size": 16, "val_share": 0.25, "test_share": 0.25}
+def params(**changes):
+    chosen = {"name": "folder", "folder": "mine", "size": 16, "val_share": 0.25, "test_share": 0.25}
     return DataParams(**chosen | changes)
 
 
@@ -99,7 +99,7 @@ def test_what_could_not_be_read_once_is_tried_again(tmp_path, monkeypatch):
 def test_other_code_that_decodes_makes_another_store(tmp_path, monkeypatch):
     folder(tmp_path)
     load(tmp_path)
-    monkeypatch.setattr("inspect.getsource", lambda module: "other code")
+    monkeypatch.setattr("xai_robustness.datasets.files.code_hashes", lambda function: {"decode": "other"})
     load(tmp_path)
     assert len(list((tmp_path / "cache").glob("*.zarr"))) == 2
 
@@ -112,8 +112,8 @@ def test_moving_a_file_to_another_class_or_renaming_a_class_counts(tmp_path):
     for old, new in (("a", "benign"), ("b", "malignant")):
         (tmp_path / "mine" / old).rename(tmp_path / "mine" / new)
     found.append(external_files(params(), tmp_path))
-    found += [external_files(params(classes=c), tmp_path) for c in ({"x": ["benign"], "y": ["malignant"]},)]
-    found += [external_files(params(classes=c), tmp_path) for c in ({"y": ["malignant"], "x": ["benign"]},)]
+    for classes in ({"x": ["benign"], "y": ["malignant"]}, {"y": ["malignant"], "x": ["benign"]}):
+        found.append(external_files(params(classes=classes), tmp_path))
     assert all(a != b for i, a in enumerate(found) for b in found[:i])
 
 

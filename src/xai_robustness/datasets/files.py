@@ -1,17 +1,18 @@
 """From parameters to the three splits of a data set that is read from files."""
 
 import hashlib
-import inspect
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
+from inspect import isfunction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from xai_robustness.code_hashes import code_hashes
 from xai_robustness.datasets.base import DatasetInfo
 from xai_robustness.datasets.decode import decode_image
 from xai_robustness.datasets.decoded import CHUNK, WHOLE, check_decoded, decode_all, decoded_root, state_of
@@ -141,11 +142,9 @@ def decoded_rows(params: DataParams, records: Records, root: Path | None) -> Dec
 
 
 def _version(decode: Any) -> str:
-    """Hash of the module that reads files, and the version of the library that it rests on."""
+    """What the reading of files is made of: its code, and the library that it rests on."""
     reader = getattr(decode, "func", decode)
-    module = inspect.getmodule(reader if inspect.isroutine(reader) else type(reader))
-    source = inspect.getsource(module) if module else ""
-    return f"{hashlib.md5(source.encode(), usedforsecurity=False).hexdigest()} pillow {version('pillow')}"
+    return f"{code_hashes(reader if isfunction(reader) else type(reader))} pillow {version('pillow')}"
 
 
 def report_notes(records: Records) -> None:

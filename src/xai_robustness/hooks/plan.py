@@ -17,7 +17,8 @@ from xai_robustness.io.datasets import versioned
 
 LIBRARIES = ("torch", "zennit", "captum", "scikit-learn")
 NEUTRAL_INPUTS = frozenset({"params:device", "batch_sizes"})
-MEASURES_DEVICE = "probe_batch_sizes"
+MEASURES_DEVICE = "measures_device"
+"""Tag of a node whose outputs depend on the device."""
 
 Components = dict[str, str]
 Describe = Callable[[str, str], Components]
@@ -115,8 +116,8 @@ class Planner:
         if node.name not in self._components:
             parts = {f"code:{name}": value for name, value in code_hashes(node.func).items()}
             parts.update({f"library:{name}": _installed(name) for name in LIBRARIES})
-            measures = node.name.rpartition(".")[2] == MEASURES_DEVICE
-            for name in sorted(set(node.inputs) if measures else set(node.inputs) - NEUTRAL_INPUTS):
+            neutral = NEUTRAL_INPUTS - ({"params:device"} if MEASURES_DEVICE in node.tags else set())
+            for name in sorted(set(node.inputs) - neutral):
                 parts.update(self._input(name, node))
             self._components[node.name] = parts
         return self._components[node.name]

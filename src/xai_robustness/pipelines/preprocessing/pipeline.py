@@ -2,6 +2,7 @@
 
 from kedro.pipeline import Node, Pipeline, node
 
+from xai_robustness.hooks.plan import MEASURES_DEVICE
 from xai_robustness.pipelines.preprocessing.nodes import (
     compute_attributions,
     compute_latents,
@@ -41,6 +42,7 @@ def attribution_nodes() -> list[Node]:
             ["classifier", *images, "params:preflight", *run],
             "batch_sizes",
             name="probe_batch_sizes",
+            tags=MEASURES_DEVICE,
         ),
         node(
             compute_attributions,
