@@ -1,4 +1,4 @@
-"""Shared fixtures: one torch thread setting, shape checks, the folder of real data."""
+"""Shared fixtures: threads and seed of torch, the folder of real data, the accelerator."""
 
 import os
 from pathlib import Path
@@ -7,6 +7,12 @@ import pytest
 import torch
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or min(2, os.cpu_count() or 1)))
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Every test draws the same random numbers in every run, whatever ran before it."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
