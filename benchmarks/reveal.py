@@ -18,7 +18,7 @@ from records import write_record
 from reveal_cells import STUDIES, Cell, cells, images_of, latents_of, prepare
 
 from xai_robustness.concepts.image_properties import image_properties, label_associations
-from xai_robustness.concepts.spectral import RevealParams, find_suspects
+from xai_robustness.concepts.spectral import RevealParams, find_suspects, rows_of_classes
 from xai_robustness.concepts.suspect_evaluation import is_hit, wilson_interval
 from xai_robustness.concepts.transplant_list import list_suspects
 from xai_robustness.models.checkpoint import load_model
@@ -38,7 +38,8 @@ def judge(cell: Cell, folder: Path, device: str) -> dict[str, object]:
     suspects, members, _ = find_suspects(latents, PARAMS, cell.seed)
     listed = list_suspects(suspects, members, latents, load_model(folder), images, PARAMS, cell.seed, device)
     truth = pd.Series(images.has_artifact, images.sample_ids).loc[latents.sample_ids("train")].to_numpy(bool)
-    hits = [is_hit(row, listed, latents, truth) for _, row in listed.suspects.iterrows()]
+    searched = rows_of_classes(latents, PARAMS, cell.seed)
+    hits = [is_hit(row, listed, latents, truth, searched) for _, row in listed.suspects.iterrows()]
     table = listed.suspects.assign(hit=hits)
     found: dict[str, object] = {"cell": cell.name, **json.loads((folder / "finished.json").read_text())}
     for kind in KINDS:
@@ -50,7 +51,8 @@ def judge(cell: Cell, folder: Path, device: str) -> dict[str, object]:
     first = listed.suspects.iloc[:1]
     for kind in ("cluster", "neurons"):  # what is joined names samples and neurons: by either alone
         alone = first.assign(kind=np.where(first["kind"] == "joined", kind, first["kind"]))
-        found[f"all/top_hit_by_{kind}"] = any(is_hit(row, listed, latents, truth) for _, row in alone.iterrows())
+        top = [is_hit(row, listed, latents, truth, searched) for _, row in alone.iterrows()]
+        found[f"all/top_hit_by_{kind}"] = any(top)
     associations = label_associations(image_properties(iter([images.images])), images.labels)
     found["properties_flagged"] = sorted(set(associations.loc[associations["flagged"], "property"]))
     listed.members.to_csv(folder / "members.csv", index=False)

@@ -44,8 +44,8 @@ class FakeLatents:
         return x.astype(np.float32)
 
     def stored(self, split, key):
-        what, layer, pool = key.split("/")
-        return getattr(self, what)(split, layer, pool)
+        what, *where = key.split("/")
+        return getattr(self, what)(split, *where)
 
     def heatmaps(self, split):
         return self._rng(split, "heatmaps").normal(size=(self.sizes[split], 8, 8)).astype(np.float32)

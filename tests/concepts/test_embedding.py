@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from sklearn.cluster import DBSCAN
 from sklearn.manifold import spectral_embedding as sklearn_embedding
+from sklearn.metrics import adjusted_rand_score
 from tests.reference import concepts as naive
 
 from xai_robustness.concepts import embedding as module
@@ -94,6 +95,20 @@ def test_separate_components_give_as_many_zero_eigenvalues_and_clusters_find_the
     assert len(np.unique(joined)) == 3 and all(len(np.unique(group[joined == d])) == 1 for d in range(3))
 
 
+@pytest.mark.parametrize("count", [8, 14, 20])
+def test_the_iteration_finds_every_component(count, monkeypatch):
+    """Fourteen components: Lanczos' iteration alone finds seven of their eigenvectors."""
+    x, group = blobs((50,) * 14, gap=40.0)
+    dense, _ = spectral_embedding(x, 10, count, seed=0)
+    monkeypatch.setattr(module, "DENSE_SIZE", 0)
+    values, embedding = spectral_embedding(x, 10, count, seed=0)
+    np.testing.assert_allclose(values, dense, atol=1e-9)
+    assert (np.abs(values) < 1e-9).sum() == min(count, 14) and len(values) == count
+    if count >= 14:
+        labels = CLUSTERINGS["kmeans"](embedding, [14], 5, 0)[0]
+        assert adjusted_rand_score(labels, group) == 1
+
+
 def test_the_same_seed_gives_the_same_numbers(monkeypatch):
     monkeypatch.setattr(module, "DENSE_SIZE", 0)
     x, _ = blobs(gap=1.0)
@@ -123,6 +138,7 @@ def test_groups_leave_out_noise_small_clusters_and_everything():
     groups = groups_of(np.array([-1, 0, 0, 0, 1, 2, 2, 2]), 3)
     assert [int(g.sum()) for g in groups] == [3, 3]
     assert groups_of(np.zeros(9, int), 3) == []
+    assert [len(groups_of(np.repeat([0, -1], [9, rest]), 3)) for rest in (2, 3)] == [0, 1]
 
 
 @pytest.mark.parametrize("method", ["tsne", "eigenvectors"])

@@ -69,3 +69,13 @@ def test_p_values_are_those_of_the_rank_sum_test_and_undefined_where_there_is_no
     assert table.loc[("contrast", 1), "p_value"] == pytest.approx(theirs)
     one = label_associations(found, np.zeros(30, int))
     assert one["p_value"].isna().all() and not one["flagged"].any()
+
+
+def test_each_of_several_labels_is_told_from_the_images_without_it():
+    found = image_properties(iter([images(30, seed=5)]))
+    bright = (found["brightness"] > found["brightness"].median()).to_numpy()
+    labels = np.stack([bright, np.arange(30) % 2 == 0, np.zeros(30, bool)], 1).astype(np.int64)
+    table = label_associations(found, labels).set_index(["property", "class"])
+    assert table.loc[("brightness", 0), "auroc"] == 1 and np.isnan(table.loc[("brightness", 2), "auroc"])
+    alone = label_associations(found, labels[:, 1]).set_index(["property", "class"])
+    assert table.loc[("contrast", 1), "p_value"] == pytest.approx(alone.loc[("contrast", 1), "p_value"])

@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy.stats import false_discovery_control
+from sklearn.decomposition import PCA
 from sklearn.neighbors import LocalOutlierFactor
 from torch import nn
 
@@ -63,6 +64,20 @@ def test_ranks_follow_the_chosen_measure_and_silent_neurons_come_last(latents, m
     values = table["relevance_pattern"].to_numpy()
     assert table["rank"].tolist() == list(range(1, 25)) and (np.diff(values[:-1]) <= 0).all()
     assert table["neuron"].iloc[-1] == 7 and np.isnan(values[-1]) and table["pattern_class"].iloc[-1] == -1
+
+
+def test_neurons_are_laid_out_by_their_distances(latents):
+    table = (
+        rank_neurons(latents, PARAMS, "eigenvectors", seed=0).set_index(["layer", "neuron"]).loc["late"].sort_index()
+    )
+    activations = latents.activations("train", "late", "mean").astype(float)
+    shares = latents.relevances("train", "late", "sum").astype(float)
+    shares /= np.abs(shares).sum(1, keepdims=True)
+    best = np.argsort(-shares, axis=0, kind="stable")[: PARAMS.count].T
+    unit = activations[best].mean(1)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    scores = PCA(2).fit_transform(unit / 2)
+    np.testing.assert_allclose(np.abs(table[["x", "y"]]), np.abs(scores), atol=1e-9)
 
 
 @pytest.mark.parametrize("what", ["activations", "relevances"])

@@ -27,8 +27,9 @@ def test_the_split_equals_a_search_over_all_thresholds(seed):
 def test_a_split_needs_two_values_and_enough_samples():
     assert best_split(np.ones(20), 2)[1] == 0.0
     assert best_split(np.arange(5.0), 3)[1] == 0.0
-    above, statistic = best_split(np.array([0.0] * 6 + [1.0] * 4), 4)
-    assert above.sum() == 4 and statistic == np.inf
+    for low, high in ((0.0, 1.0), (0.1, 0.7), (-1 / 3, 3.0)):
+        above, statistic = best_split(np.array([low] * 60 + [high] * 40), 4)
+        assert above.sum() == 40 and statistic == np.inf
 
 
 def layer(n=150, k=30, carriers=30, gap=4.0, seed=0):

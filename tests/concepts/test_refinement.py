@@ -171,6 +171,8 @@ def test_a_curve_counts_what_was_looked_at_and_ends_at_the_budget():
     assert curve["found"].iloc[0] == 2 and curve["found"].is_monotonic_increasing
     np.testing.assert_allclose(curve["recall"], curve["found"] / 20)
     assert curve["recall"].iloc[-1] > 0.6 and curve["average_precision"].iloc[-1] > 0.9
+    few = PARAMS.model_copy(update={"n_seeds": 8, "max_labels": 4})
+    assert label_curve(Refiner(features), artifact, range(9), test, few, "highest", rng)["labels"].tolist() == [4]
 
 
 def test_looking_at_suspects_needs_fewer_labels_than_looking_at_random():

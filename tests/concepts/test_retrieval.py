@@ -20,6 +20,7 @@ from xai_robustness.concepts.retrieval import (
     suspect_classes,
 )
 from xai_robustness.concepts.samples import sample_table
+from xai_robustness.pipelines.sample_retrieval.nodes import choose_vector
 from xai_robustness.types import InputError
 
 PARAMS = CavParams(kinds=("signal", "ridge"))
@@ -180,6 +181,32 @@ def test_train_labels_serve_where_the_reviewed_validation_samples_lack_a_class(l
     assert set(metrics["n"]) == {80}
 
 
+@pytest.mark.parametrize("reviewed", [0, 30])
+def test_where_a_class_carries_it_throughout_all_classes_serve_the_choice(latents, reviewed):
+    all_of_it = replace(latents, rate=1.0)
+    labels = labels_of(all_of_it, reviewed)
+    metrics = retrieval_metrics(all_of_it, fit_cavs(all_of_it, labels, PARAMS), labels, None, 0, n_boot=10)
+    assert set(metrics["n"]) == {240} and metrics["value"].notna().all() and choose_cav(metrics)[0] == "late"
+
+
+def test_one_reviewed_sample_of_each_kind_is_enough_to_choose_by(latents):
+    labels = labels_of(latents)
+    val = labels[labels["split"] == "val"].drop_duplicates("artifact")
+    labels = pd.concat([labels[labels["split"] == "train"], val])
+    metrics = retrieval_metrics(latents, fit_cavs(latents, labels, PARAMS), labels, None, 0, n_boot=10)
+    assert set(metrics["n"]) == {2} and choose_cav(metrics) == ("early", "signal")  # all rank these two well
+
+
+def test_given_cavs_need_no_labels(latents):
+    labels = labels_of(latents)
+    cavs = fit_cavs(latents, labels, PARAMS)
+    unknown = labels[labels["split"] == "train"].assign(artifact=False, source="assumed")
+    metrics = retrieval_metrics(latents, cavs, unknown, latents.truth("test"), 0, n_boot=10)
+    assert metrics["metric"].str.startswith("test/").all() and set(metrics["kind"]) == {"signal", "ridge"}
+    assert choose_vector(latents, cavs, unknown, 0) == {"layer": "early", "kind": "signal"}
+    assert choose_vector(latents, Cavs(), unknown, 0) == {}
+
+
 def test_nothing_confirmed_gives_empty_results(clean_latents):
     labels = labels_of(clean_latents)
     cavs = fit_cavs(clean_latents, labels, PARAMS)
@@ -228,6 +255,9 @@ def test_nmf_parts_are_unit_directions_that_rebuild_a_mixture_of_parts():
     first = best.choice
     best.choose(x, ~artifact)
     assert best.choice == first and average_precision_score(artifact, best.scores(x)) > 0.9
+    nothing = Baseline("nmf", -x, 0, "late")
+    nothing.choose(-x, artifact)
+    assert (nothing.scores(-x) == 0).all()
 
 
 def test_given_cavs_are_used_if_they_are_of_the_classifier(latents, tmp_path):

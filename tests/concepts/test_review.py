@@ -110,6 +110,15 @@ def test_purity_decides_what_is_confirmed():
     assert reviewed.groupby("class")["confirmed"].first().to_dict() == {0: False, 1: True}
 
 
+def test_purity_is_a_share_of_whole_samples():
+    """0.28 of 25 are 7, and 7.000000000000001 in floats."""
+    members = pd.DataFrame({"name": "a", "sample_id": range(25)})
+    samples = pd.DataFrame({"sample_id": range(25), "split": "train", "class": 0})
+    truth = pd.DataFrame({"sample_id": range(25), "artifact": np.arange(25) < 7})
+    params = ReviewParams(budget=64, val_budget=0, per_suspect=25, min_purity=0.28)
+    assert review_suspects(named(["a"], [0]), members, samples, truth, params, seed=0)["confirmed"].all()
+
+
 def test_looking_stops_where_a_suspect_cannot_be_confirmed_any_more():
     """Ten clean suspects before the true one: six looks each instead of ten leave enough for it."""
     names = [f"suspect {i:02}" for i in range(11)]
@@ -223,6 +232,7 @@ def test_unknown_ids_are_counted(latents, tmp_path):
         ("id,artifact\n1,1\n", "lacks \\['sample_id'\\]"),
         ("sample_id,artifact\n1,1\n1,0\n", "Got 1 other rows \\(first in line 3\\)"),
         ("sample_id,artifact\n1,maybe\n", "Got 1 other rows"),
+        ("sample_id,artifact\n1,\n2,\n3,2\n", "Got 1 other rows \\(first in line 4\\)"),
         ("sample_id,artifact\n1.5,1\nx,0\n", "Got 2 other rows"),
         ("sample_id,artifact\n7,1\n1e30,1\n-1e30,0\ninf,1\n", "Got 3 other rows \\(first in line 3\\)"),
         ("sample_id,artifact\n99999999999999999999,1\n", "Got 1 other rows"),

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from pydantic import ValidationError
+from tests.concepts.conftest import FakeLatents
 from tests.reference import concepts as naive
 
 from xai_robustness.concepts.embedding import two_dimensional
@@ -12,6 +13,7 @@ from xai_robustness.concepts.spectral import (
     SUSPECT_COLUMNS,
     Embedding,
     RevealParams,
+    class_views,
     embedding_table,
     find_suspects,
     laid_out,
@@ -153,8 +155,36 @@ def test_a_suspect_is_judged_by_what_it_names(latents):
     ):
         listed = Lists(pd.DataFrame(), pd.DataFrame({"name": "a", "sample_id": ids[named][:20]}), some)
         kinds = ("cluster", "neurons", "joined", "sample")
-        found = [is_hit(pd.Series({"kind": k, "name": "a", "class": 0}), listed, latents, artifact) for k in kinds]
+        named_as = [pd.Series({"kind": k, "name": "a", "class": 0}) for k in kinds]
+        found = [is_hit(one, listed, latents, artifact, {0: np.flatnonzero(own)}) for one in named_as]
         assert found == hits
+
+
+def test_a_cluster_is_judged_over_the_samples_that_were_searched():
+    """Of a class of 400 every second was: the clean half of these splits them well, and says nothing of the others."""
+    latents = FakeLatents(rate=0.6, sizes={"train": 1200, "val": 9, "test": 9})
+    artifact, rows = latents.has_artifact("train"), np.flatnonzero(latents.labels("train") == 0)[::2]
+    clean = latents.sample_ids("train")[rows[~artifact[rows]]]
+    listed = Lists(pd.DataFrame(), pd.DataFrame({"name": "a", "sample_id": clean}), pd.DataFrame())
+    suspect = pd.Series({"kind": "cluster", "name": "a", "class": 0})
+    every = np.flatnonzero(latents.labels("train") == 0)
+    assert is_hit(suspect, listed, latents, artifact, {0: rows})
+    assert not is_hit(suspect, listed, latents, artifact, {0: every})
+
+
+def test_of_the_store_only_the_rows_that_are_searched_are_read():
+    class Rows(np.ndarray):
+        def __getitem__(self, rows):
+            read.append(len(np.atleast_1d(rows)))
+            return np.asarray(self)[rows]
+
+    class Stored(FakeLatents):
+        def stored(self, split, key):
+            return super().stored(split, key).view(Rows)
+
+    read: list[int] = []
+    views = list(class_views(Stored(), RevealParams(max_samples=40), 0))
+    assert len(views) == 9 and read == [40] * 9
 
 
 def test_parameters_are_checked():

@@ -47,3 +47,12 @@ def test_ssim_equals_scikit_image_and_its_coordinates_keep_the_distances(maps):
     x = INPUT_VARIANTS["ssim"](maps)
     squared = ((x[:, None] - x[None]) ** 2).sum(-1)
     np.testing.assert_allclose(squared, 2 * (1 - matrix), atol=0.05)
+
+
+def test_signals_differ_by_their_shape():
+    wave = np.cos(np.pi * np.arange(28) / 2)
+    other = np.sin(np.pi * np.arange(28) / 2) + 0.3
+    matrix = ssim_matrix(np.stack([wave, other, wave])[:, None].astype(np.float32))
+    scaled = other / np.abs(other).max()
+    theirs = structural_similarity(wave, scaled, win_size=7, data_range=1, use_sample_covariance=False)
+    assert matrix[0, 1] == pytest.approx(theirs, abs=1e-6) and abs(theirs) < 0.3 and matrix[0, 2] == pytest.approx(1)

@@ -53,8 +53,9 @@ class Explained:
     def relevances(self, split, layer, how):
         return self.activations(split, layer, "max")
 
-    def heatmaps(self, split):
-        return self.maps
+    def stored(self, split, key):
+        what, *where = key.split("/")
+        return self.maps if what == "heatmaps" else getattr(self, what)(split, *where)
 
     def targets(self, split):
         return self.images.labels

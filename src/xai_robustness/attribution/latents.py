@@ -176,7 +176,7 @@ class Latents:
         return self._read(split, condition, f"relevances/{layer}/{pool}")
 
     def stored(self, split: str, key: str, condition: str = "biased") -> zarr.Array:
-        """An array that is read when sliced: `activations/<layer>/<pool>` or `relevances/<layer>/<pool>`."""
+        """An array that is read when sliced: `activations/<layer>/<pool>`, `relevances/<layer>/<pool>`, `heatmaps`."""
         path = f"{split}/{condition}/{key}"
         for root in self.roots:
             if path in root:

@@ -35,7 +35,7 @@ def read_review(path: Path) -> pd.DataFrame:
     said = read_table(path)
     if missing := [name for name in ("sample_id", "artifact") if name not in said]:
         raise InputError(f"The table {path.name} must have the columns sample_id and artifact. It lacks {missing}.")
-    said = said[said["artifact"].notna()].reset_index(drop=True)
+    said = said[said["artifact"].notna()]
     values = said["artifact"].astype(str).str.strip().str.lower()
     known = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
     ids = pd.to_numeric(said["sample_id"], errors="coerce")
@@ -43,9 +43,10 @@ def read_review(path: Path) -> pd.DataFrame:
     if bad.any():
         raise InputError(
             f"Each row of {path.name} must hold an integer sample_id, once, and an artifact of 0 or 1. "
-            f"Got {int(bad.sum())} other rows (first in line {int(bad.argmax()) + 2}). Correct them."
+            f"Got {int(bad.sum())} other rows (first in line {int(said.index[bad][0]) + 2}). Correct them."
         )
-    return pd.DataFrame({"sample_id": ids.astype(np.int64), "artifact": values.map(known).astype(bool)})
+    read = pd.DataFrame({"sample_id": ids.astype(np.int64), "artifact": values.map(known).astype(bool)})
+    return read.reset_index(drop=True)
 
 
 def read_reviews(paths: Iterable[Path], known_ids: np.ndarray) -> pd.DataFrame:

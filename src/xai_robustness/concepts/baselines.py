@@ -54,7 +54,10 @@ def best_direction(projections: Float[np.ndarray, "n d"], artifact: Bool[np.ndar
 
 
 def nmf_parts(train: Float[np.ndarray, "n k"], seed: int, layer: str) -> Float[np.ndarray, "d k"]:
-    """Parts (D,K), D <= 64, each of length 1, of a non-negative factorisation; parts that vanish are left out."""
+    """Parts (D,K), D <= 64, each of length 1, of a non-negative factorisation; parts that vanish are left out.
+
+    Features that are nowhere positive have one part, 0, which tells nothing.
+    """
     x = np.maximum(np.asarray(train, np.float64), 0)
     state = seed_for(seed, "nmf", layer) % 2**32
     model = NMF(min(N_DIRECTIONS, *x.shape), init="random", random_state=state, max_iter=NMF_ITERATIONS)
@@ -62,7 +65,8 @@ def nmf_parts(train: Float[np.ndarray, "n k"], seed: int, layer: str) -> Float[n
         warnings.simplefilter("ignore", ConvergenceWarning)
         parts = model.fit(x / (x.mean() or 1.0)).components_
     lengths = np.linalg.norm(parts, axis=1)
-    return parts[lengths > 0] / lengths[lengths > 0, None]
+    kept = lengths > 0
+    return parts[kept] / lengths[kept, None] if kept.any() else np.zeros((1, x.shape[1]))
 
 
 def _axes(train: np.ndarray, seed: int, layer: str) -> np.ndarray:

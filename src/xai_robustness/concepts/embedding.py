@@ -6,6 +6,7 @@ from importlib import import_module
 import numpy as np
 from jaxtyping import Float, Int
 from scipy import linalg, sparse
+from scipy.sparse import csgraph
 from sklearn.cluster import DBSCAN, HDBSCAN, AgglomerativeClustering, KMeans
 from sklearn.manifold import TSNE
 from sklearn.neighbors import kneighbors_graph
@@ -49,8 +50,9 @@ def spectral_embedding(
         )
     neighbours = kneighbors_graph(features, min(n_neighbors, n - 1))
     affinity = (neighbours + neighbours.T) / 2
-    root = sparse.diags_array(1 / np.sqrt(np.asarray(affinity.sum(1)).ravel()))
-    values, vectors = _largest(root @ affinity @ root, min(n_eigen, n - 1), seed)
+    degree = np.asarray(affinity.sum(1)).ravel()
+    root = sparse.diags_array(1 / np.sqrt(degree))
+    values, vectors = _largest(root @ affinity @ root, degree, min(n_eigen, n - 1), seed)
     vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(0), np.arange(vectors.shape[1])])
     return 1 - values, _unit_rows(vectors)
 
@@ -59,16 +61,46 @@ def _unit_rows(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
-def _largest(matrix: sparse.sparray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Largest eigenpairs of a symmetric matrix, descending."""
+def _largest(matrix: sparse.sparray, degree: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Largest eigenpairs of D^-1/2 A D^-1/2, descending.
+
+    Where the graph falls apart, 1 is an eigenvalue of each part, with the roots of the part's degrees as its vector.
+    The iteration would find only some of these, so it searches beside them.
+    """
     n = matrix.shape[0]
     if n <= DENSE_SIZE or count > n // 4:
         values, vectors = _dense(matrix.toarray(), count)
     else:
         start = numpy_rng(seed, "spectral_embedding").standard_normal(n)
-        values, vectors = sparse.linalg.eigsh(matrix, k=count, which="LA", v0=start)
+        parts, part = csgraph.connected_components(matrix, directed=False)
+        if parts == 1:
+            values, vectors = sparse.linalg.eigsh(matrix, k=count, which="LA", v0=start)
+        else:
+            values, vectors = _beside(matrix, _parts(part, degree, min(parts, count)), count, start)
     order = np.argsort(values)[::-1]
     return values[order], vectors[:, order]
+
+
+def _parts(part: np.ndarray, degree: np.ndarray, count: int) -> np.ndarray:
+    """Eigenvectors (N,C) with eigenvalue 1 of the largest parts of a graph."""
+    largest = np.argsort(-np.bincount(part), kind="stable")[:count]
+    vectors = (part[:, None] == largest) * np.sqrt(degree)[:, None]
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=0))
+
+
+def _beside(matrix: sparse.sparray, known: np.ndarray, count: int, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenpairs of `known`, whose eigenvalues are 1, and the largest ones beside them."""
+    left, ones = count - known.shape[1], np.ones(known.shape[1])
+    if left == 0:
+        return ones, known
+
+    def without(x: np.ndarray) -> np.ndarray:
+        x = x.reshape(-1)
+        return np.asarray(matrix @ x - known @ (known.T @ x))
+
+    operator = sparse.linalg.LinearOperator(matrix.shape, matvec=without, dtype=np.float64)
+    values, vectors = sparse.linalg.eigsh(operator, k=left, which="LA", v0=start - known @ (known.T @ start))
+    return np.append(values, ones), np.hstack([vectors, known])
 
 
 def _dense(matrix: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -116,20 +148,23 @@ def agglomerative(
     return [fit.fit_predict(_unit_rows(embedding[:, : fit.n_clusters])) for fit in fits]
 
 
-def two_dimensional(embedding: Float[np.ndarray, "n e"], method: str, seed: int) -> Float[np.ndarray, "n 2"]:
+def two_dimensional(
+    embedding: Float[np.ndarray, "n e"], method: str, seed: int, metric: str = "correlation"
+) -> Float[np.ndarray, "n 2"]:
     """Points (N,2) for a figure: t-SNE [vanderMaaten2008], UMAP [McInnes2018], or the second and third eigenvector.
 
     Args:
         embedding: (N,E) of `spectral_embedding`.
-        method: "tsne", "umap" (of correlation distances, 15 neighbours, least distance 0.1) or "eigenvectors"; sets of
-            fewer than 8 samples always use the eigenvectors.
+        method: "tsne", "umap" (15 neighbours, least distance 0.1) or "eigenvectors"; sets of fewer than 8 samples
+            always use the eigenvectors.
         seed: the run's seed.
+        metric: of UMAP; t-SNE's is Euclidean.
 
     Raises:
         InputError: umap without the package of that name.
     """
     if method == "umap" and len(embedding) >= 8:
-        return _umap(embedding, seed)
+        return _umap(embedding, seed, metric)
     if method == "tsne" and len(embedding) >= 8:
         state = seed_for(seed, "tsne") % 2**32
         perplexity = min(30.0, (len(embedding) - 1) / 3)
@@ -140,7 +175,7 @@ def two_dimensional(embedding: Float[np.ndarray, "n e"], method: str, seed: int)
     return points
 
 
-def _umap(embedding: np.ndarray, seed: int) -> np.ndarray:
+def _umap(embedding: np.ndarray, seed: int, metric: str) -> np.ndarray:
     try:
         umap = import_module("umap")
     except ImportError:
@@ -151,13 +186,11 @@ def _umap(embedding: np.ndarray, seed: int) -> np.ndarray:
     state = seed_for(seed, "umap") % 2**32
     neighbours = min(15, len(embedding) - 1)
     start = "spectral" if len(embedding) > 20 else "random"
-    model = umap.UMAP(
-        n_neighbors=neighbours, min_dist=0.1, metric="correlation", random_state=state, n_jobs=1, init=start
-    )
+    model = umap.UMAP(n_neighbors=neighbours, min_dist=0.1, metric=metric, random_state=state, n_jobs=1, init=start)
     return np.asarray(model.fit_transform(embedding), np.float64)
 
 
 def groups_of(labels: Int[np.ndarray, " n"], min_size: int) -> list[np.ndarray]:
-    """Members (boolean (N,)) of each cluster that has at least `min_size` of them and is not noise or everything."""
+    """Members (boolean (N,)) of each cluster of at least `min_size` that is not noise and leaves at least 3 samples."""
     members = [labels == value for value in np.unique(labels) if value >= 0]
-    return [inside for inside in members if min_size <= inside.sum() <= len(labels) - 2]
+    return [inside for inside in members if min_size <= inside.sum() <= len(labels) - 3]

@@ -98,12 +98,14 @@ def image_properties(batches: Iterator[UInt8[np.ndarray, "b h w c"]]) -> pd.Data
     return pd.concat([pd.DataFrame(part) for part in parts], ignore_index=True)
 
 
-def label_associations(properties: pd.DataFrame, classes: Int[np.ndarray, " n"]) -> pd.DataFrame:
+def label_associations(
+    properties: pd.DataFrame, labels: Int[np.ndarray, " n"] | Int[np.ndarray, "n l"]
+) -> pd.DataFrame:
     """How well each property alone tells each class from the rest, tested by the rank sum [Mann1947].
 
     Args:
         properties: of `image_properties`.
-        classes: class of each image.
+        labels: class of each image, or which of several labels it has.
 
     Returns:
         `ASSOCIATION_COLUMNS`, strongest first: AUROC (above 0.5: larger inside the class), means on both sides,
@@ -112,16 +114,17 @@ def label_associations(properties: pd.DataFrame, classes: Int[np.ndarray, " n"])
         network, not that it is wrong to: the look at the images decides. AUROC and p-value are NaN for a property that
         does not vary or a class without samples on one side.
     """
+    several = labels.ndim == 2
+    sides = dict(enumerate(labels.T > 0)) if several else {int(c): labels == c for c in np.unique(labels)}
     rows = []
     for name, values in properties.items():
         x = values.to_numpy(float)
-        for c in np.unique(classes):
-            inside = classes == c
+        for c, inside in sides.items():
             told = 0 < inside.sum() < len(x) and np.ptp(x) > 0
             area = auroc(x, inside) if told else float("nan")
             p = float(stats.mannwhitneyu(x[inside], x[~inside]).pvalue) if told else float("nan")
-            outside = float(x[~inside].mean()) if (~inside).any() else float("nan")
-            rows.append((name, int(c), area, float(x[inside].mean()), outside, p, len(x)))
+            means = [float(x[side].mean()) if side.any() else float("nan") for side in (inside, ~inside)]
+            rows.append((name, c, area, *means, p, len(x)))
     columns = [c for c in ASSOCIATION_COLUMNS if c not in ("q_value", "flagged")]
     table = pd.DataFrame(rows, columns=columns)
     table["q_value"] = benjamini_hochberg(table["p_value"].to_numpy())

@@ -12,7 +12,7 @@ from xai_robustness.concepts.dora import activation_vectors, directions_of, top_
 from xai_robustness.concepts.embedding import two_dimensional
 from xai_robustness.concepts.outliers import find_outliers, outlier_factor
 from xai_robustness.concepts.samples import LatentsReader
-from xai_robustness.concepts.separability import latent_features
+from xai_robustness.concepts.separability import latent_features, principal_components
 from xai_robustness.concepts.synthetic import SyntheticReferences
 from xai_robustness.randomness import numpy_rng
 from xai_robustness.types import InputError, Params, UsedBy
@@ -99,7 +99,7 @@ def rank_neurons(
         directions = directions_of(vectors[alive])
         rng = numpy_rng(seed, "neurons", layer)
         found = find_outliers(directions, rng, n_null=params.n_null) if len(directions) >= 3 else None
-        points = two_dimensional(directions, layout, seed) if len(directions) >= 8 else np.zeros((len(directions), 2))
+        points = _laid_out(directions, layout, seed)
         relevance, classes = _pattern(latents.relevances("train", layer, "sum"), latents.targets("train"))
         table = pd.DataFrame(
             {
@@ -121,6 +121,15 @@ def rank_neurons(
         table = table.sort_values(params.rank_by, ascending=False, kind="stable", na_position="last")
         tables.append(table.assign(rank=np.arange(1, len(table) + 1)))
     return pd.concat(tables, ignore_index=True)[list(RANKING_COLUMNS)]
+
+
+def _laid_out(directions: Float[np.ndarray, "m k"], layout: str, seed: int) -> Float[np.ndarray, "m 2"]:
+    """Points of the neurons by their distances [Bykov2023]; principal components stand for the eigenvectors."""
+    if len(directions) < 8:
+        return np.zeros((len(directions), 2))
+    if layout == "eigenvectors":
+        return principal_components(directions, 2)[:, ::-1]
+    return two_dimensional(directions, layout, seed, metric="euclidean")
 
 
 def _of_all(values: Float[np.ndarray, " m"], alive: Bool[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:

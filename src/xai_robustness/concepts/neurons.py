@@ -47,8 +47,9 @@ def best_split(values: Float[np.ndarray, " n"], min_size: int) -> tuple[Bool[np.
     variance_low = np.maximum(squares[cuts - 1] / cuts - low**2, 0)
     variance_high = np.maximum((squares[-1] - squares[cuts - 1]) / (n - cuts) - high**2, 0)
     best = int(np.argmin(cuts * variance_low + (n - cuts) * variance_high))
-    spread = np.sqrt((variance_low[best] + variance_high[best]) / 2)
-    statistic = float((high[best] - low[best]) / spread) if spread > 1e-12 * abs(high[best] - low[best]) else np.inf
+    spread = np.sqrt((x[: cuts[best]].var() + x[cuts[best] :].var()) / 2)  # running sums round where nothing varies
+    gap = high[best] - low[best]
+    statistic = float(gap / spread) if spread > 1e-12 * abs(gap) else np.inf
     return values >= x[cuts[best]], statistic
 
 

@@ -250,7 +250,7 @@ def label_curve(
     """
     rows = []
     shuffled = rng.permutation(len(artifact))
-    waiting = list(shuffled if strategy == RANDOM else seeds)[: params.n_seeds]
+    waiting = list(shuffled if strategy == RANDOM else seeds)[: min(params.n_seeds, params.max_labels)]
     while waiting:
         refiner.labels.update({int(row): bool(artifact[row]) for row in waiting})
         scorer = refiner.scorer()

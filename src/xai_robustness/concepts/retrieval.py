@@ -29,6 +29,13 @@ def suspect_classes(artifact_labels: pd.DataFrame) -> list[int]:
     return [int(c) for c in np.unique(train.loc[train["artifact"].astype(bool), "class"]) if c not in assumed]
 
 
+def fitted_samples(artifact_labels: pd.DataFrame) -> pd.DataFrame:
+    """Labels of the train samples that CAVs are fitted on: of `suspect_classes`, of all if those lack clean samples."""
+    train = artifact_labels[artifact_labels["split"] == "train"]
+    scope = train[train["class"].isin(suspect_classes(artifact_labels))]
+    return train if (~scope["artifact"].astype(bool)).sum() < 2 and len(scope) else scope
+
+
 def fit_cavs(
     latents: LatentsReader, artifact_labels: pd.DataFrame, params: CavParams, study: str = "", seed: int | None = None
 ) -> Cavs:
@@ -51,9 +58,7 @@ def fit_cavs(
     if params.given is not None:
         sizes = {layer: features_of(latents, "train", layer, params.pool).shape[1] for layer in latents.layers}
         return given_cavs(Path(params.given), latents.model, sizes)
-    train = artifact_labels[artifact_labels["split"] == "train"]
-    scope = train[train["class"].isin(suspect_classes(artifact_labels))]
-    scope = train if (~scope["artifact"]).sum() < 2 and len(scope) else scope
+    scope = fitted_samples(artifact_labels)
     if scope["artifact"].sum() < 2:
         return Cavs((), latents.model, study, seed)
     rows, places = rows_of(latents.sample_ids("train"), scope["sample_id"].to_numpy())
@@ -130,8 +135,9 @@ def retrieval_metrics(
     """AUROC, average precision, Kendall's tau and separation of the bias scores of each CAV and of the baselines.
 
     `val/biased/…` judges by the reviewed validation labels and serves selection (`train/biased/…`, in sample, where
-    those lack a class); `test/biased/…` judges all test samples by the truth, where it is known. Baselines are chosen
-    with their sign by average precision on the same samples that serve selection. A CAV sees its own pooling, baselines
+    those lack a side; neither, and no baseline, where no labels have both); `test/biased/…` judges all test samples by
+    the truth, where it is known. Baselines are chosen with their sign by average precision on the same samples that
+    serve selection. A CAV sees its own pooling, baselines
     that of the layer's first CAV. Separation is the distance of the two means in pooled standard deviations.
 
     Args:
@@ -148,11 +154,12 @@ def retrieval_metrics(
         CAVs; `feature` is what is scored. Empty where there are no CAVs.
     """
     rows: list[tuple] = []
-    judged = _judged_splits(artifact_labels, truth)
+    selection = _selection(artifact_labels)
+    judged = selection + ([("test", truth)] if truth is not None else [])
     for layer, feature in dict.fromkeys((cav.layer, cav.feature) for cav in cavs):
         ours = [cav for cav in cavs if (cav.layer, cav.feature) == (layer, feature)]
         train = features_of(latents, "train", layer, ours[0].pool, feature)[:]
-        chosen = {name: Baseline(name, train, seed, layer) for name in baselines}
+        chosen = {name: Baseline(name, train, seed, layer) for name in baselines if selection}
         for split, said in judged:
             places, there = rows_of(latents.sample_ids(split), said["sample_id"].to_numpy())
             artifact = said["artifact"].to_numpy(bool)[there]
@@ -186,17 +193,16 @@ def choose_cav(metrics: pd.DataFrame) -> tuple[str, str] | None:
     if not selection:
         raise InputError("The metrics parameter of choose_cav must hold validation rows. Got test rows alone.")
     names = [f"{selection[0]}/biased/{name}" for name in ("average_precision", "auroc", "separation")]
-    table = cavs.pivot_table(index=["layer", "kind"], columns="metric", values="value", sort=False)[names].round(6)
-    layer, kind = table.sort_values(names, ascending=False, kind="stable").index[0]
+    table = cavs.pivot_table(index=["layer", "kind"], columns="metric", values="value", sort=False, dropna=False)
+    layer, kind = table[names].round(6).sort_values(names, ascending=False, kind="stable").index[0]
     return str(layer), str(kind)
 
 
-def _judged_splits(artifact_labels: pd.DataFrame, truth: pd.DataFrame | None) -> list[tuple[str, pd.DataFrame]]:
-    """Split and labels: first those that serve selection, then test."""
-    val, train = (artifact_labels[artifact_labels["split"] == split] for split in ("val", "train"))
-    train = train[train["class"].isin(suspect_classes(artifact_labels))]
-    selection = ("val", val) if val["artifact"].nunique() == 2 else ("train", train)
-    return [selection] if truth is None else [selection, ("test", truth)]
+def _selection(artifact_labels: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Split and labels that vectors and baselines are chosen by; none where no labels have both sides."""
+    val = artifact_labels[artifact_labels["split"] == "val"]
+    tried = [("val", val), ("train", fitted_samples(artifact_labels))]
+    return [(split, labels) for split, labels in tried if labels["artifact"].nunique() == 2][:1]
 
 
 def _metric_rows(

@@ -155,7 +155,7 @@ def _judge(
 
 def _confirmed(oracle: _Oracle, ids: np.ndarray, suspect: str, min_purity: float) -> bool:
     """Whether enough of `ids` carry the artifact; once that is out of reach, the rest are not looked at."""
-    needed = max(2, math.ceil(min_purity * len(ids)))
+    needed = max(2, math.ceil(min_purity * len(ids) - 1e-9))  # 0.28 * 25 is 7, and a little more in floats
     found = 0
     for place, sample_id in enumerate(ids):
         if found + len(ids) - place < needed:

@@ -32,7 +32,7 @@ class LatentsReader(Protocol):
         ...
 
     def stored(self, split: str, key: str) -> Any:
-        """`activations/<layer>/<pool>` or `relevances/<layer>/<pool>` (N,K), a NumPy or Zarr array read when sliced."""
+        """`activations/<layer>/<pool>`, `relevances/<layer>/<pool>` (N,K) or `heatmaps` (N,H,W), read when sliced."""
         ...
 
     def heatmaps(self, split: str) -> np.ndarray:

@@ -27,6 +27,7 @@ from xai_robustness.concepts.separability import (
 from xai_robustness.concepts.significance import extreme_p, reference_of_others
 from xai_robustness.concepts.spray import INPUT_VARIANTS
 from xai_robustness.concepts.suspicion import SuspicionParams, TransplantParams
+from xai_robustness.datasets.base import take
 from xai_robustness.randomness import numpy_rng
 from xai_robustness.types import Params, UsedBy
 
@@ -199,11 +200,11 @@ def class_views(
     ids, rows = latents.sample_ids("train"), rows_of_classes(latents, params, seed)
     layers = (params.layers or latents.layers) if "latent" in params.views else ()
     for view in (("input",) if "input" in params.views else ()) + tuple(layers):
-        values = latents.heatmaps("train") if view == "input" else latents.relevances("train", view, "sum")
+        stored = latents.stored("train", "heatmaps" if view == "input" else f"relevances/{view}/sum")
         make = INPUT_VARIANTS[params.variant] if view == "input" else latent_features
         for c, chosen in rows.items():
             if len(chosen) >= 2 * params.min_size:
-                yield c, view, ids[chosen], make(values[chosen])
+                yield c, view, ids[chosen], make(take(stored, chosen))
 
 
 def clusters_of_layers(

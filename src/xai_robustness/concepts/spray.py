@@ -67,12 +67,12 @@ def ssim_features(heatmaps: Float[np.ndarray, "n h w"]) -> Float[np.ndarray, "n 
 def ssim_matrix(heatmaps: Float[np.ndarray, "n h w"]) -> Float[np.ndarray, "n n"]:
     """Mean structural similarity of every pair, symmetric, 1 on the diagonal; 7 x 7 windows, all inside the maps.
 
-    Heatmaps are divided by their largest absolute value, so that the range of values is 1 on each side; the constants
-    are those of a range of 1.
+    Signals have windows of 1 x 7. Heatmaps are divided by their largest absolute value, so that the range of values is
+    1 on each side; the constants are those of a range of 1.
     """
     small = _small(heatmaps)
     maps = torch.from_numpy(small / (np.abs(small).max((1, 2), keepdims=True) + 1e-10))
-    window = min(SSIM_WINDOW, *maps.shape[1:])
+    window = [min(SSIM_WINDOW, side) for side in maps.shape[1:]]
 
     def local(x: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.avg_pool2d(x[:, None], window, 1)[:, 0]

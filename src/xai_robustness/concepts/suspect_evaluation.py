@@ -1,8 +1,10 @@
 """How well suspects name the known artifact, in controlled studies."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 
 from xai_robustness.concepts.samples import LatentsReader
 from xai_robustness.concepts.suspicion import Lists, is_cluster_hit, is_neuron_hit, pooled_activation
@@ -28,7 +30,8 @@ def evaluate_suspects(suspects: pd.DataFrame, members: pd.DataFrame, truth: pd.D
             the suspect's class.
 
     Returns:
-        `EVALUATION_COLUMNS`; recall and F1 are NaN where no sample of the class carries the artifact.
+        `EVALUATION_COLUMNS`; recall and F1 are NaN where no sample of the class carries the artifact. A cluster holds
+        none of the samples of a large class that were not drawn (`RevealParams.max_samples`): its recall counts them.
     """
     truth = truth[truth["split"] == "train"] if "split" in truth else truth
     artifact = truth["artifact"].astype(bool)
@@ -43,7 +46,13 @@ def evaluate_suspects(suspects: pd.DataFrame, members: pd.DataFrame, truth: pd.D
     return pd.DataFrame(rows, columns=list(EVALUATION_COLUMNS))
 
 
-def is_hit(suspect: pd.Series, listed: Lists, latents: LatentsReader, artifact: Bool[np.ndarray, " n"]) -> bool:
+def is_hit(
+    suspect: pd.Series,
+    listed: Lists,
+    latents: LatentsReader,
+    artifact: Bool[np.ndarray, " n"],
+    searched: Mapping[int, Int[np.ndarray, " m"]],
+) -> bool:
     """Whether a suspect of the list names the artifact: a cluster by its samples, a set of neurons by its activation.
 
     What is joined names both, so that either counts.
@@ -53,11 +62,13 @@ def is_hit(suspect: pd.Series, listed: Lists, latents: LatentsReader, artifact: 
         listed: the list.
         latents: of the biased train split.
         artifact: the truth over the samples of the latents.
+        searched: of `spectral.rows_of_classes`: a cluster says nothing of the other samples of its class.
     """
-    own, kind = latents.targets("train") == suspect["class"], suspect["kind"]
+    own, kind = np.flatnonzero(latents.targets("train") == suspect["class"]), suspect["kind"]
     named = listed.members.loc[listed.members["name"] == suspect["name"], "sample_id"]
-    inside = np.isin(latents.sample_ids("train")[own], named)
-    if kind in ("cluster", "joined") and is_cluster_hit(inside, artifact[own]):
+    asked = searched[suspect["class"]] if kind == "cluster" else own
+    inside = np.isin(latents.sample_ids("train")[asked], named)
+    if kind in ("cluster", "joined") and is_cluster_hit(inside, artifact[asked]):
         return True
     if kind not in ("neurons", "joined"):
         return False

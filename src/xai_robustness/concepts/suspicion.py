@@ -126,7 +126,7 @@ def rank_all(
     for kind in ("neurons", "sample"):
         largest: dict[int, float] = {}
         for row in rows:
-            if row[0] == kind:
+            if row[0] == kind and np.isfinite(row[5]):
                 largest[row[2]] = max(row[5], largest.get(row[2], 0.0))
         others |= {(kind, c): value for c, value in reference_of_others(largest).items()}
     tests = _tests(listed, clusters, latents, len(tuple(layers) or latents.layers), params, min_size)

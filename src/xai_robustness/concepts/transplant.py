@@ -26,7 +26,7 @@ from xai_robustness.attribution.lean import lean
 from xai_robustness.concepts.neurons import NeuronSet, neuron_sets
 from xai_robustness.concepts.samples import LatentsReader, rows_of
 from xai_robustness.concepts.suspicion import TransplantParams
-from xai_robustness.datasets.base import ImageSet
+from xai_robustness.datasets.base import ImageSet, take
 from xai_robustness.metrics.ranking import auroc
 from xai_robustness.models.modes import borrow
 from xai_robustness.models.taps import pool, tap
@@ -137,10 +137,10 @@ class Transplants:
         folds = range(n_folds)
         rounds = [rng.permutation(np.flatnonzero(self.fold == f)) for f in folds for _ in range(params.partners)]
         self.donors, self.takers = np.concatenate(rounds), np.concatenate([np.roll(order, 1) for order in rounds])
-        maps = latents.heatmaps("train")
+        maps = take(latents.stored("train", "heatmaps"), rows)
         where = _image_rows(latents.sample_ids("train"), maps, images)[rows]
         self._ridges: dict[str, list[_Ridge]] = {}
-        self._exchange(maps[rows], where, model.to(device), images, params, device)
+        self._exchange(maps, where, model.to(device), images, params, device)
 
     def _exchange(
         self,

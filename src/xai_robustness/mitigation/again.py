@@ -11,7 +11,7 @@ from torch import nn
 
 from xai_robustness.attribution.latents import Latents, PreprocessingParams, latents_job
 from xai_robustness.chunks import open_arrays
-from xai_robustness.concepts.spectral import RevealParams, find_suspects
+from xai_robustness.concepts.spectral import RevealParams, find_suspects, rows_of_classes
 from xai_robustness.concepts.suspect_evaluation import is_hit
 from xai_robustness.concepts.transplant_list import list_suspects
 from xai_robustness.mitigation.sensitivity import Labelled, Loader
@@ -45,7 +45,9 @@ def suspected(
         clusters, members, _ = find_suspects(latents, params, seed)
         listed = list_suspects(clusters, members, latents, model, images, params, seed, device)
         artifact = pd.Series(labelled.artifact, images.sample_ids).loc[latents.sample_ids("train")].to_numpy(bool)
-        hits = listed.suspects[[is_hit(row, listed, latents, artifact) for _, row in listed.suspects.iterrows()]]
+        searched = rows_of_classes(latents, params, seed)
+        named = [is_hit(row, listed, latents, artifact, searched) for _, row in listed.suspects.iterrows()]
+        hits = listed.suspects[named]
     if len(hits):
         first = hits.iloc[0]
         travels = float(first["transplant"])

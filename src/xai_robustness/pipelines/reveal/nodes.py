@@ -20,6 +20,7 @@ from xai_robustness.concepts.prototypes import (
     fit_prototypes,
     prototype_table,
 )
+from xai_robustness.concepts.samples import sample_table
 from xai_robustness.concepts.separability import latent_features
 from xai_robustness.concepts.spectral import RevealParams, embedding_table, find_suspects, laid_out
 from xai_robustness.concepts.suspect_evaluation import evaluate_suspects
@@ -83,15 +84,17 @@ def compare_properties(images_fit: dict[str, ImageSet]) -> pd.DataFrame:
         return pd.DataFrame(columns=list(ASSOCIATION_COLUMNS))
     steps = range(0, len(images), 512)
     properties = image_properties(take(images.images, slice(start, start + 512)) for start in steps)
-    labels = images.labels if images.labels.ndim == 1 else images.labels.argmax(1)
-    return label_associations(properties, labels)
+    return label_associations(properties, images.labels)
 
 
 def find_prototypes(latents: Latents, params: RevealParams, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Typical strategies of each class in the last inspected layer, from correctly predicted training samples."""
     layer = (params.layers or latents.layers)[-1]
     classes, ids = latents.targets("train"), latents.sample_ids("train")
-    right = latents.logits("train").argmax(1) == classes
+    logits = latents.logits("train")
+    one, several = logits.argmax(1) == classes, np.take_along_axis(logits, classes[:, None], 1)[:, 0] > 0
+    labels = latents.labels("train")
+    right = one if labels.ndim == 1 else several & (np.take_along_axis(labels, classes[:, None], 1)[:, 0] > 0)
     features = latent_features(latents.relevances("train", layer, "sum"))
     samples, concepts = [pd.DataFrame(columns=list(PROTOTYPE_COLUMNS))], [pd.DataFrame(columns=list(CONCEPT_COLUMNS))]
     for c in np.unique(classes):
@@ -113,10 +116,12 @@ def plot_prototypes(
 
 
 def score_suspects(
-    suspect_list: pd.DataFrame, suspect_list_members: pd.DataFrame, artifact_truth: pd.DataFrame
+    suspect_list: pd.DataFrame, suspect_list_members: pd.DataFrame, artifact_truth: pd.DataFrame, latents: Latents
 ) -> pd.DataFrame:
     """Precision and recall of every suspect where the truth is known; reported, never used."""
-    return evaluate_suspects(suspect_list, suspect_list_members, artifact_truth)
+    samples = sample_table(latents, ("train",))  # the class that was explained: one of several labels of a sample
+    truth = samples.merge(artifact_truth[["sample_id", "artifact"]], on="sample_id")
+    return evaluate_suspects(suspect_list, suspect_list_members, truth)
 
 
 def synthesize_references(

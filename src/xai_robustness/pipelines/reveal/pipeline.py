@@ -76,7 +76,7 @@ def create_pipeline() -> Pipeline:
             ),
             node(
                 score_suspects,
-                ["suspect_list", "suspect_list_members", "artifact_truth"],
+                ["suspect_list", "suspect_list_members", "artifact_truth", "latents"],
                 "suspect_metrics",
                 name="score_suspects",
             ),

@@ -108,11 +108,13 @@ def fit_concept_vectors(
 def choose_vector(latents: Latents, cavs: Cavs, artifact_labels: pd.DataFrame, seed: int) -> dict[str, str]:
     """Layer and kind of the vector that finds the artifact best on reviewed validation samples; empty without one.
 
-    A vector without a positive entry is passed over where there are others: activations behind a ReLU times such a
-    vector are nowhere positive, so it has no heatmap and no mask.
+    Where no labels tell given vectors apart, the first of them. A vector without a positive entry is passed over where
+    there are others: activations behind a ReLU times such a vector are nowhere positive, so it has no heatmap and no
+    mask.
     """
     usable = cavs.localizing()
     chosen = choose_cav(retrieval_metrics(latents, usable, artifact_labels, None, seed, n_boot=1, baselines=()))
+    chosen = chosen or next(((cav.layer, cav.kind) for cav in usable), None)
     return {"layer": chosen[0], "kind": chosen[1]} if chosen else {}
 
 
