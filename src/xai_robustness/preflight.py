@@ -1,10 +1,14 @@
 """Checks before any long computation: nothing is written, no run is tracked, one sentence says what is wrong."""
 
+import logging
 from collections.abc import Collection, Mapping
+from pathlib import Path
 
+import numpy as np
 from torch.nn import Sequential
 
 from xai_robustness.artifacts import ARTIFACTS, SIGNAL_ARTIFACTS, check_plan
+from xai_robustness.concepts.answers import read_review
 from xai_robustness.datasets.load import (
     SIGNALS,
     RawSplit,
@@ -22,6 +26,8 @@ from xai_robustness.models.zoo import build, check_layer
 from xai_robustness.parameters import StudyParams, files_of
 from xai_robustness.types import InputError, Split
 
+log = logging.getLogger(__name__)
+
 
 def check_parameters(params: StudyParams) -> None:
     """Check what the parameters say of each other: layers exist in the model, named files exist.
@@ -33,18 +39,21 @@ def check_parameters(params: StudyParams) -> None:
         files_of(params, key)
     _check_modality(params)
     layers = {
-        *params.preprocessing.layers,
-        *params.reveal.layers,
-        *params.reveal.neurons.layers,
-        *params.sample_retrieval.cavs.layers,
-        *params.mitigation.all_layers(),
-        *([params.training.frozen_to] if params.training.frozen_to else []),
+        "preprocessing.layers": params.preprocessing.layers,
+        "reveal.layers": params.reveal.layers,
+        "reveal.neurons.layers": params.reveal.neurons.layers,
+        "sample_retrieval.cavs.layers": params.sample_retrieval.cavs.layers,
+        "mitigation, in layers of its methods": params.mitigation.all_layers(),
+        "training.frozen_to": [params.training.frozen_to] if params.training.frozen_to else [],
     }
     shape = input_shape(params.data)
     statistics = [0.5] * shape[0]
     model = build(params.model, dataset_info(params.data).n_classes, shape, statistics, statistics, seed=0)
-    for layer in sorted(layers):
-        check_layer(model, layer)
+    for key, layer in ((key, layer) for key, named in layers.items() for layer in named):
+        try:
+            check_layer(model, layer)
+        except InputError as error:
+            raise InputError(f"{error} It is named by {key}.") from None
     check_attribution_sets(params, model, shape)
 
 
@@ -102,6 +111,7 @@ def check_data(params: StudyParams, stale: Collection[str]) -> None:
     """
     names = {name.rpartition(".")[2] for name in stale}
     ingest = bool(names & {"load_images", "insert_artifacts"})
+    _check_review(params, names)
     given = params.training.checkpoint or params.training.start
     checkpoint = given if "train_classifier" in names else None
     if not (ingest or checkpoint):
@@ -109,12 +119,48 @@ def check_data(params: StudyParams, stale: Collection[str]) -> None:
     check_dataset(params.data, raw_root())
     splits = load_dataset(params.data, params.seed, raw_root(), decode=False)
     train = splits["train"]
+    if ingest:
+        _check_classes(train, params, names)
     if ingest and params.artifact.is_real:
         _check_real(splits, params.artifact.name or "")
     elif ingest:
         check_plan(train.labels, train.sample_ids, params.artifact, train.info.class_names, params.seed)
     if checkpoint:
         _check_checkpoint(checkpoint, params, train)
+
+
+def _check_review(params: StudyParams, names: Collection[str]) -> None:
+    """A person's tables can be read; a warning where later numbers are of an artifact that is nowhere in the images."""
+    if "review_suspects" in names:
+        for path in params.sample_retrieval.review.csv:
+            read_review(Path(path))
+    judged = not {"score_localization", "evaluate_corrections"}.isdisjoint(names)
+    if params.sample_retrieval.review.csv and not params.artifact.is_real and params.artifact.rate == 0 and judged:
+        log.warning(
+            "artifact.rate is 0 and a person labels what is in the images: attacked images, true masks, localization "
+            "scores and the verdict are of a '%s' that is drawn into them, not of what was labelled. For numbers on "
+            "that, name its images in data.artifact_labels and set artifact: {kind: real, name: ...}.",
+            params.artifact.kind,
+        )
+
+
+def _check_classes(train: RawSplit, params: StudyParams, names: Collection[str]) -> None:
+    """Every class that is learned has training samples; a warning where they are too few for reveal."""
+    several, least = train.labels.ndim == 2, 2 * params.reveal.min_size
+    counts = train.labels.sum(0) if several else np.bincount(train.labels, minlength=train.info.n_classes)
+    sizes = dict(zip(train.info.class_names, counts.tolist()))
+    missing = [name for name, count in sizes.items() if count == 0]
+    if missing and not several and "train_classifier" in names and not params.training.checkpoint:
+        raise InputError(
+            f"The train split must hold samples of every class. Got none of '{missing[0]}' among {len(train.labels)}: "
+            f"leave the class out (data.classes), take more samples (data.n_train), or split anew (data.split_seed)."
+        )
+    few = [f"{name} ({count})" for name, count in sizes.items() if count < least]
+    if few and "reveal_suspects" in names:
+        log.warning(
+            "Reveal passes over classes with fewer than %d training samples, twice reveal.min_size: %s%s.",
+            *(least, ", ".join(few[:5]), f" and {len(few) - 5} more" if len(few) > 5 else ""),
+        )
 
 
 def _check_real(splits: Mapping[Split, RawSplit], name: str) -> None:

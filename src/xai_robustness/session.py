@@ -46,6 +46,7 @@ class IncrementalSession(KedroSession):
         names = [pipeline_name] if pipeline_name else list(pipeline_names or [])
         if isinstance(runner, ParallelRunner):
             raise ClickException("ParallelRunner runs no hooks, so nothing would be recorded. Use SequentialRunner.")
+        self._check_study()
         with one_sentence():
             params = read_parameters(self._get_config_loader()["parameters"])
             os.environ.setdefault("XAI_DATA_ROOT", str(self._project_path / "data" / "01_raw"))
@@ -70,6 +71,12 @@ class IncrementalSession(KedroSession):
         outputs = {output for node in wanted.nodes for output in node.outputs}
         summarize(self.finished_catalog(), params.study, params.seed, outputs)
         return {}
+
+    def _check_study(self) -> None:
+        folder, env = self._project_path / "conf", self.store.get("env")
+        if env and not (folder / env).is_dir():
+            known = sorted(p.parent.name for p in folder.glob("*/globals.yml"))
+            raise ClickException(f"Unknown study '{env}': there is no conf/{env}. Choose from: {', '.join(known)}.")
 
     def _wanted(self, names: list[str], selection: dict[str, Any]) -> Any:
         pipelines.set_requested(None)

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 from click import ClickException
+from PIL import Image
 
 
 def refused(project, match: str, *pipelines: str, env: str = "smoke", **params) -> None:
@@ -29,7 +30,7 @@ def refused(project, match: str, *pipelines: str, env: str = "smoke", **params) 
         ({"artifact__attacked_classes": [7]}, r"attacked_classes.*\[7\]"),
         ({"training__epochs": "many"}, r"training\.epochs.*integer.*'many'"),
         ({"model__name": "resnet19"}, r"Unknown model 'resnet19'"),
-        ({"mitigation__rr_clarc__layers": ["layer9"]}, r"Unknown layer 'layer9'"),
+        ({"mitigation__rr_clarc__layers": ["layer9"]}, r"Unknown layer 'layer9'.*mitigation"),
         ({"robustness_eval__methods": ["saliencey"]}, r"Unknown .*'saliencey'\. Did you mean 'saliency'"),
         ({"training__checkpoint": "absent.pth"}, r"absent\.pth.*does not exist"),
         ({"data__name": "organmnist3d"}, r"organmnist3d.*(2-D|3-D|3D|2D)"),
@@ -55,6 +56,46 @@ def test_parameters(fresh, params, match):
 
 def test_an_unknown_pipeline(fresh):
     refused(fresh, "Unknown pipeline 'mitigate'", "mitigate")
+
+
+def test_an_unknown_study(fresh):
+    refused(fresh, "Unknown study 'smoek'.* smoke", env="smoek")
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (b"", "is empty"),
+        (b"sample_id;artifact\n1;1\n", "columns sample_id and artifact"),
+        (b"sample_id,artifact\n1,1\n2,0,0,0\n", "CSV file in UTF-8.*line 3"),
+        (b"sample_id,artifact\n1,\xe9\n", "CSV file in UTF-8"),
+        (b"sample_id,artifact\n1,maybe\n", "first in line 2"),
+    ],
+)
+def test_a_persons_table_is_read_before_anything_is_computed(fresh, content, match):
+    table = fresh.folder / "reviewed.csv"
+    table.write_bytes(content)
+    refused(fresh, match, sample_retrieval__review={"reviewer": "csv", "csv": str(table)})
+
+
+@pytest.mark.parametrize(
+    ("labels", "match"),
+    [
+        (["a"] * 11 + ["b"], "samples of every class. Got none of 'b'"),
+        (["a", "NaN"] * 6, "must not be empty. Got 6 empty labels"),
+    ],
+)
+def test_labels_of_ones_own(fresh, labels, match):
+    folder = fresh.folder / "data" / "01_raw" / "mine"
+    folder.mkdir(parents=True)
+    rows = ["image,label,split"]
+    for i, label in enumerate(labels):
+        Image.fromarray(np.full((24, 24), 20 * i, np.uint8)).save(folder / f"{i}.png")
+        rows.append(f"{i}.png,{label},{'test' if i == 11 else 'train'}")
+    (folder / "labels.csv").write_text("\n".join(rows))
+    own = {"data__name": "folder", "data__folder": "mine", "data__table": "labels.csv"}
+    own |= {"data__split_column": "split", "data__size": 24}
+    refused(fresh, match, **own, **dict.fromkeys(("data__n_train", "data__n_val", "data__n_test")))
 
 
 def test_a_missing_file_offline_names_file_md5_and_folder(fresh, monkeypatch):

@@ -13,11 +13,14 @@ LARGEST_ID = 2**53
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """Read a person's CSV file; raises InputError where it has not even a line of column names."""
+    """Read a person's CSV file; raises InputError where it is none, or has not even a line of column names."""
     try:
         return pd.read_csv(path, dtype={"model": str})
     except pd.errors.EmptyDataError:
         raise InputError(f"The table {path.name} must begin with a line of column names. It is empty.") from None
+    except (pd.errors.ParserError, UnicodeDecodeError) as error:
+        said = " ".join(str(error).split())
+        raise InputError(f"The table {path.name} must be a CSV file in UTF-8. Got instead: {said}") from None
 
 
 def read_review(path: Path) -> pd.DataFrame:

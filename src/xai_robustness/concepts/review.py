@@ -1,5 +1,6 @@
 """Review of the suspects by an oracle with a budget or a person's table, and the artifact labels from it."""
 
+import logging
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from xai_robustness.concepts.samples import SAMPLE_COLUMNS, LatentsReader, rows_
 from xai_robustness.concepts.suspicion import in_order
 from xai_robustness.randomness import numpy_rng
 from xai_robustness.types import InputError, Params
+
+log = logging.getLogger(__name__)
 
 REVIEW_COLUMNS = (*SAMPLE_COLUMNS, "artifact", "source", "suspect", "confirmed")
 LABEL_COLUMNS = (*SAMPLE_COLUMNS, "artifact", "source")
@@ -183,6 +186,12 @@ def _from_tables(
     table["suspect"] = table["sample_id"].map(best).fillna(CONTROL)
     found = table.loc[table["artifact"] & (table["split"] == "train"), "class"].unique()
     table["confirmed"] = table["class"].isin(found)
+    if len(found) == 0:
+        log.warning(
+            "None of the %d answers in %s says that a training sample carries the artifact: nothing is confirmed, and "
+            "no concept vector is fitted. Fill in the column artifact (0 or 1).",
+            *(len(table), ", ".join(Path(path).name for path in paths)),
+        )
     return table[list(REVIEW_COLUMNS)]
 
 

@@ -60,7 +60,7 @@ def _labels(raw: list[str], params: "DataParams", table: Path):  # type: ignore[
         wanted = params.classes if isinstance(params.classes, list) else found
         labels = np.array([[name in members for name in wanted] for members in parts], np.int64)
         return "multi-label", tuple(wanted), labels
-    empty = sum(not label for label in raw)
+    empty = sum(label.strip().lower() in ("", "nan") for label in raw)
     if empty:
         raise InputError(f"The column '{params.label_column}' of {table} must not be empty. Got {empty} empty labels.")
     found = sorted(set(raw))

@@ -206,32 +206,39 @@ def export_virelay(
 
 
 def plot_embedding(
-    suspects: pd.DataFrame,
-    suspect_members: pd.DataFrame,
+    suspect_list: pd.DataFrame,
+    suspect_list_members: pd.DataFrame,
     embeddings: pd.DataFrame,
     images_fit: dict[str, ImageSet],
     artifact_truth: pd.DataFrame,
 ) -> Figure:
-    """Draw the embedding in which the first suspect lies, its suspects in colour, with images of their members."""
-    if suspects.empty:
+    """Draw the class of the first suspect that has samples in its embedding, suspects in colour, beside their images.
+
+    Shown are the clusters of that view and what is joined in that class.
+    """
+    listed = suspect_list[suspect_list["kind"].isin(["cluster", "joined"])].sort_values("place")
+    listed = listed[listed["class"].isin(embeddings["class"])]
+    if listed.empty:
         none = np.zeros(0, int)
         return embedding_figure(np.zeros((0, 2)), none, {}, np.zeros((0, 1, 1, 3), np.uint8), none)
-    first = suspects.sort_values("rank").iloc[0]
-    same = suspects[(suspects["class"] == first["class"]) & (suspects["view"] == first["view"])].sort_values("rank")
-    points = embeddings[(embeddings["class"] == first["class"]) & (embeddings["view"] == first["view"])]
-    ids = points.sample_id.to_numpy()
+    points = embeddings[embeddings["class"] == listed["class"].iloc[0]]
+    points = points[points["view"] == points["view"].iloc[0]]  # the first, which `laid_out` lays out
+    c, view = points[["class", "view"]].iloc[0]
+    same = listed[(listed["class"] == c) & ((listed["view"] == view) | (listed["kind"] == "joined"))]
+    ids = points["sample_id"].to_numpy()
+    members = {
+        int(one["place"]): suspect_list_members.loc[suspect_list_members["name"] == one["name"], "sample_id"].to_numpy()
+        for _, one in same.iterrows()
+    }
     groups, shown = np.full(len(points), -1), []
-    for suspect in same.sort_values("size", ascending=False).suspect:  # smaller suspects stay visible
-        members = suspect_members.sample_id[suspect_members.suspect == suspect].to_numpy()
-        at = np.flatnonzero(np.isin(ids, members))
-        groups[at] = suspect
-    for suspect in same.suspect:
-        members = suspect_members.sample_id[suspect_members.suspect == suspect].to_numpy()
-        own = members[np.isin(members, ids[groups == suspect])][:THUMBNAILS]
+    for place in same.sort_values("size", ascending=False)["place"]:  # smaller suspects stay visible
+        groups[np.isin(ids, members[place])] = place
+    for place, own in members.items():
+        own = own[np.isin(own, ids[groups == place])][:THUMBNAILS]
         shown += [int(np.flatnonzero(ids == member)[0]) for member in own]
     images = images_fit["train/biased"]
-    names = {int(row.suspect): f"suspect {row.suspect}, rank {row['rank']}" for _, row in same.iterrows()}
-    title = f"{images.info.class_names[int(first['class'])]}, view {first['view']}"
+    names = {int(one["place"]): f"{one['name']}, place {one['place']}" for _, one in same.iterrows()}
+    title = f"{images.info.class_names[int(c)]}, view {view}"
     truth = artifact_truth.set_index("sample_id").artifact.loc[ids].to_numpy(bool)
     layout, thumbnails = points[["x", "y"]].to_numpy(), images.pictures_of(ids[shown])
-    return embedding_figure(layout, groups, names, thumbnails, np.array(shown), truth, title)
+    return embedding_figure(layout, groups, names, thumbnails, np.array(shown), truth if truth.any() else None, title)

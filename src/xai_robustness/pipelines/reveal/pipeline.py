@@ -134,7 +134,7 @@ def create_pipeline() -> Pipeline:
             ),
             node(
                 plot_embedding,
-                ["suspects", "suspect_members", "embeddings", "images_fit", "artifact_truth"],
+                ["suspect_list", "suspect_list_members", "embeddings", "images_fit", "artifact_truth"],
                 "embedding_figure",
                 name="plot_embedding",
             ),
