@@ -145,16 +145,10 @@ def _check_review(params: StudyParams, names: Collection[str]) -> None:
 
 
 def _check_classes(train: RawSplit, params: StudyParams, names: Collection[str]) -> None:
-    """Every class that is learned has training samples; a warning where they are too few for reveal."""
+    """A warning where a class has too few training samples for reveal, or none."""
     several, least = train.labels.ndim == 2, 2 * params.reveal.min_size
     counts = train.labels.sum(0) if several else np.bincount(train.labels, minlength=train.info.n_classes)
     sizes = dict(zip(train.info.class_names, counts.tolist()))
-    missing = [name for name, count in sizes.items() if count == 0]
-    if missing and not several and "train_classifier" in names and not params.training.checkpoint:
-        raise InputError(
-            f"The train split must hold samples of every class. Got none of '{missing[0]}' among {len(train.labels)}: "
-            f"leave the class out (data.classes), take more samples (data.n_train), or split anew (data.split_seed)."
-        )
     few = [f"{name} ({count})" for name, count in sizes.items() if count < least]
     if few and "reveal_suspects" in names:
         log.warning(
