@@ -7,13 +7,12 @@ import pandas as pd
 from reveal_cells import Cell
 
 from xai_robustness.concepts.cav import BASELINES, CavParams
-from xai_robustness.concepts.retrieval import choose_cav
+from xai_robustness.concepts.retrieval import best_subject, choose_cav
 from xai_robustness.concepts.suspect_evaluation import wilson_interval
 from xai_robustness.study import student
 
 RANGES = {"average_precision": (0, 1), "auroc": (0, 1), "kendall_tau": (-1, 1)}
 TEST = tuple(RANGES)
-SELECTION = ("average_precision", "auroc", "separation")
 RANDOM_ALL = "random, all classes"
 BAR, LABELS = 0.9, 20
 Found = tuple[Cell, dict, pd.DataFrame]
@@ -32,15 +31,6 @@ def chosen_of(metrics: pd.DataFrame, chosen: dict[str, str]) -> dict[str, object
     subjects |= {name: best_subject(activations[activations["kind"] == name]) for name in BASELINES}
     subjects["best_baseline"] = best_subject(activations[activations["kind"].isin(BASELINES)])
     return {name: _test_metrics(activations, *subject) for name, subject in subjects.items()}
-
-
-def best_subject(metrics: pd.DataFrame) -> tuple[str, str]:
-    """Layer and kind with the best selection metrics: the rule of `choose_cav`, for baselines and relevances too."""
-    split = metrics["metric"].str.partition("/")[0]
-    names = [f"{'val' if (split == 'val').any() else 'train'}/biased/{name}" for name in SELECTION]
-    table = metrics.pivot_table(index=["layer", "kind"], columns="metric", values="value", sort=False)[names].round(6)
-    layer, kind = table.sort_values(names, ascending=False, kind="stable").index[0]
-    return str(layer), str(kind)
 
 
 def _test_metrics(metrics: pd.DataFrame, layer: str, kind: str) -> dict[str, object]:

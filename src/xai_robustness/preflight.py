@@ -120,7 +120,7 @@ def check_data(params: StudyParams, stale: Collection[str]) -> None:
     splits = load_dataset(params.data, params.seed, raw_root(), decode=False)
     train = splits["train"]
     if ingest:
-        _check_classes(train, params, names)
+        _check_classes(splits, params, names)
     if ingest and params.artifact.is_real:
         _check_real(splits, params.artifact.name or "")
     elif ingest:
@@ -144,11 +144,22 @@ def _check_review(params: StudyParams, names: Collection[str]) -> None:
         )
 
 
-def _check_classes(train: RawSplit, params: StudyParams, names: Collection[str]) -> None:
-    """A warning where a class has too few training samples for reveal, or none."""
-    several, least = train.labels.ndim == 2, 2 * params.reveal.min_size
-    counts = train.labels.sum(0) if several else np.bincount(train.labels, minlength=train.info.n_classes)
-    sizes = dict(zip(train.info.class_names, counts.tolist()))
+def _check_classes(splits: Mapping[Split, RawSplit], params: StudyParams, names: Collection[str]) -> None:
+    """A class that is learned here has training samples where others have some; a warning if too few for reveal."""
+    train, least = splits["train"], 2 * params.reveal.min_size
+    several, class_names = train.labels.ndim == 2, train.info.class_names
+    counts = {
+        split: part.labels.sum(0) if several else np.bincount(part.labels, minlength=len(class_names))
+        for split, part in splits.items()
+    }
+    missing = np.flatnonzero((counts["train"] == 0) & (sum(counts.values()) > 0))
+    if len(missing) and not several and "train_classifier" in names and not params.training.checkpoint:
+        raise InputError(
+            f"The train split must hold samples of every class that there is. Got none of '{class_names[missing[0]]}' "
+            f"among {len(train.labels)}: leave the class out (data.classes), take more samples (data.n_train), or "
+            f"split anew (data.split_seed)."
+        )
+    sizes = dict(zip(class_names, counts["train"].tolist()))
     few = [f"{name} ({count})" for name, count in sizes.items() if count < least]
     if few and "reveal_suspects" in names:
         log.warning(

@@ -73,10 +73,12 @@ class IncrementalSession(KedroSession):
         return {}
 
     def _check_study(self) -> None:
-        folder, env = self._project_path / "conf", self.store.get("env")
-        if env and not (folder / env).is_dir():
+        folder, env = Path(self._conf_source), self.store.get("env")
+        if env and folder.is_dir() and not (folder / env).is_dir():
             known = sorted(p.parent.name for p in folder.glob("*/globals.yml"))
-            raise ClickException(f"Unknown study '{env}': there is no conf/{env}. Choose from: {', '.join(known)}.")
+            raise ClickException(
+                f"Unknown study '{env}': there is no {folder.name}/{env}. Choose from: {', '.join(known)}."
+            )
 
     def _wanted(self, names: list[str], selection: dict[str, Any]) -> Any:
         pipelines.set_requested(None)

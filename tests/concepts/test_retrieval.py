@@ -205,6 +205,8 @@ def test_given_cavs_need_no_labels(latents):
     assert metrics["metric"].str.startswith("test/").all() and set(metrics["kind"]) == {"signal", "ridge"}
     assert choose_vector(latents, cavs, unknown, 0) == {"layer": "early", "kind": "signal"}
     assert choose_vector(latents, Cavs(), unknown, 0) == {}
+    shares = fit_cavs(latents, labels, PARAMS.model_copy(update={"features": ("relevances",)}))
+    assert len(shares) and choose_vector(latents, shares, unknown, 0) == {}
 
 
 def test_nothing_confirmed_gives_empty_results(clean_latents):

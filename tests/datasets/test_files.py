@@ -240,7 +240,7 @@ def test_folder_with_several_labels_an_image(tmp_path):
     rows = []
     for i in range(20):
         picture(tmp_path / f"{i}.png", i)
-        rows.append({"image": f"{i}.png", "label": ("x|y", "x", "y", "")[i % 4]})
+        rows.append({"image": f"{i}.png", "label": ("x|y", "x", "y", ("", "NaN")[i // 4 % 2])[i % 4]})
     table(tmp_path / "t.csv", rows)
     train = load(own(tmp_path, table="t.csv"), tmp_path)["train"]
     assert train.info.task == "multi-label" and train.labels.shape[1] == 2

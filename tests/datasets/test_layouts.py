@@ -8,6 +8,7 @@ from tests.datasets import trees
 from tests.datasets.trees import dicom, table
 
 from xai_robustness.datasets import isic
+from xai_robustness.datasets.decode import decode_image
 from xai_robustness.datasets.load import DataParams, check_dataset, load_dataset
 from xai_robustness.types import InputError
 
@@ -115,15 +116,14 @@ def own(folder):
 
 def test_dicom_is_shown_as_it_is_meant(tmp_path, caplog):
     ramp = np.repeat(np.arange(16)[None] * 4000, 16, 0)
-    decode = pytest.importorskip("xai_robustness.datasets.decode").decode_image
     dicom(tmp_path / "plain.dcm", ramp)
     dicom(tmp_path / "inverse.dcm", ramp, "MONOCHROME1")
     dicom(tmp_path / "window.dcm", ramp, WindowCenter=20000, WindowWidth=8000, BurnedInAnnotation="YES")
-    plain, inverse = decode(tmp_path / "plain.dcm", 16, 1), decode(tmp_path / "inverse.dcm", 16, 1)
+    plain, inverse = decode_image(tmp_path / "plain.dcm", 16, 1), decode_image(tmp_path / "inverse.dcm", 16, 1)
     np.testing.assert_array_equal(plain[0, :, 0], np.round(np.arange(16) * 17))
     np.testing.assert_array_equal(inverse, 255 - plain)
     with caplog.at_level(logging.WARNING):
-        window = decode(tmp_path / "window.dcm", 16, 1)[0, :, 0]
+        window = decode_image(tmp_path / "window.dcm", 16, 1)[0, :, 0]
     assert (window[:4] == 0).all() and (window[7:] == 255).all() and "text is burned into its pixels" in caplog.text
 
 
@@ -144,8 +144,6 @@ def test_nifti_volumes_give_their_middle_slice(tmp_path):
     volume = np.zeros((20, 20, 5), np.float32)
     volume[5:10, 12:18, 2] = 100
     nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / "scans" / "a" / "0.nii.gz")
-    from xai_robustness.datasets.decode import decode_image
-
     found = decode_image(tmp_path / "scans" / "a" / "0.nii.gz", 20, 1)[..., 0]
     expected = np.rot90(volume[:, :, 2] > 0)
     assert ((found > 128) == expected).mean() > 0.99

@@ -81,6 +81,7 @@ def test_a_persons_table_is_read_before_anything_is_computed(fresh, content, mat
 @pytest.mark.parametrize(
     ("labels", "match"),
     [
+        (["a"] * 11 + ["b"], "samples of every class that there is. Got none of 'b'"),
         (["a", "NaN"] * 6, "must not be empty. Got 6 empty labels"),
     ],
 )

@@ -187,13 +187,23 @@ def choose_cav(metrics: pd.DataFrame) -> tuple[str, str] | None:
         metrics: of `retrieval_metrics`.
     """
     cavs = metrics[~metrics["kind"].isin(BASELINES) & (metrics["feature"] == "activations")]
-    if cavs.empty:
-        return None
-    selection = [split for split in ("val", "train") if cavs["metric"].str.startswith(f"{split}/").any()]
+    return None if cavs.empty else best_subject(cavs)
+
+
+def best_subject(metrics: pd.DataFrame) -> tuple[str, str]:
+    """Layer and kind with the best metrics on the samples that serve selection, by the rule of `choose_cav`.
+
+    Args:
+        metrics: of `retrieval_metrics`, of one feature; not empty.
+
+    Raises:
+        InputError: no rows of samples that serve selection.
+    """
+    selection = [split for split in ("val", "train") if metrics["metric"].str.startswith(f"{split}/").any()]
     if not selection:
         raise InputError("The metrics parameter of choose_cav must hold validation rows. Got test rows alone.")
     names = [f"{selection[0]}/biased/{name}" for name in ("average_precision", "auroc", "separation")]
-    table = cavs.pivot_table(index=["layer", "kind"], columns="metric", values="value", sort=False, dropna=False)
+    table = metrics.pivot_table(index=["layer", "kind"], columns="metric", values="value", sort=False, dropna=False)
     layer, kind = table[names].round(6).sort_values(names, ascending=False, kind="stable").index[0]
     return str(layer), str(kind)
 

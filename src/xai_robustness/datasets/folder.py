@@ -38,6 +38,7 @@ def _from_table(params: "DataParams", folder: Path, table: Path) -> Records:
     rows = read_table(table, [column for column in asked if column], key=params.image_column)
     names = tuple(row[params.image_column] for row in rows)
     raw = [row[params.label_column].strip() for row in rows]
+    raw = ["" if label.lower() == "nan" else label for label in raw]  # as tables are written where a label is missing
     task, classes, labels = _labels(raw, params, table)
     records = Records(
         info=DatasetInfo(folder.name, task, classes, LICENCE),
@@ -60,7 +61,7 @@ def _labels(raw: list[str], params: "DataParams", table: Path):  # type: ignore[
         wanted = params.classes if isinstance(params.classes, list) else found
         labels = np.array([[name in members for name in wanted] for members in parts], np.int64)
         return "multi-label", tuple(wanted), labels
-    empty = sum(label.strip().lower() in ("", "nan") for label in raw)
+    empty = sum(not label for label in raw)
     if empty:
         raise InputError(f"The column '{params.label_column}' of {table} must not be empty. Got {empty} empty labels.")
     found = sorted(set(raw))

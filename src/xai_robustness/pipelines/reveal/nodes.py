@@ -91,10 +91,11 @@ def find_prototypes(latents: Latents, params: RevealParams, seed: int) -> tuple[
     """Typical strategies of each class in the last inspected layer, from correctly predicted training samples."""
     layer = (params.layers or latents.layers)[-1]
     classes, ids = latents.targets("train"), latents.sample_ids("train")
-    logits = latents.logits("train")
-    one, several = logits.argmax(1) == classes, np.take_along_axis(logits, classes[:, None], 1)[:, 0] > 0
-    labels = latents.labels("train")
-    right = one if labels.ndim == 1 else several & (np.take_along_axis(labels, classes[:, None], 1)[:, 0] > 0)
+    logits, labels = latents.logits("train"), latents.labels("train")
+    if labels.ndim == 1:
+        right = logits.argmax(1) == classes
+    else:
+        right = ((logits > 0) & (labels > 0))[np.arange(len(classes)), classes]
     features = latent_features(latents.relevances("train", layer, "sum"))
     samples, concepts = [pd.DataFrame(columns=list(PROTOTYPE_COLUMNS))], [pd.DataFrame(columns=list(CONCEPT_COLUMNS))]
     for c in np.unique(classes):

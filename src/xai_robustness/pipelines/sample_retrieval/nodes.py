@@ -114,7 +114,7 @@ def choose_vector(latents: Latents, cavs: Cavs, artifact_labels: pd.DataFrame, s
     """
     usable = cavs.localizing()
     chosen = choose_cav(retrieval_metrics(latents, usable, artifact_labels, None, seed, n_boot=1, baselines=()))
-    chosen = chosen or next(((cav.layer, cav.kind) for cav in usable), None)
+    chosen = chosen or next(((cav.layer, cav.kind) for cav in usable if cav.feature == "activations"), None)
     return {"layer": chosen[0], "kind": chosen[1]} if chosen else {}
 
 
